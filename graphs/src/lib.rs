@@ -1,0 +1,1 @@
+//! Luminal graphs with run-time shapes.
