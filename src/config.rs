@@ -6,6 +6,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod load;
+mod print;
+mod schema;
+
+pub use load::{ConfigError, PRESETS};
+pub use schema::{Key, Kind, Schema, Section, schema};
+
 /// Everything a run is made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -259,7 +266,12 @@ impl Default for SftConfig {
             batch_size: 64,
             tool_share: 0.5,
             data: String::new(),
-            optimizer: OptimizerConfig { learning_rate: 2e-3, warmup_ratio: 0.05, min_lr_ratio: 0.05, ..Default::default() },
+            optimizer: OptimizerConfig {
+                learning_rate: 2e-3,
+                warmup_ratio: 0.05,
+                min_lr_ratio: 0.05,
+                ..Default::default()
+            },
         }
     }
 }

@@ -1,1 +1,4 @@
 //! Toolsmith.
+
+pub mod config;
+pub mod learn;
