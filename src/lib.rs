@@ -1,4 +1,5 @@
 //! Toolsmith.
 
+pub mod cli;
 pub mod config;
 pub mod learn;

@@ -1,0 +1,141 @@
+//! The command line: one file a subcommand. Nothing outside this folder prints or ends the process.
+//!
+//! A subcommand is a clap `Args` struct and a `run` that returns an exit code. Errors come back as values and are
+//! printed here, on one line, with the exit status their kind asks for: 2 for bad input, 130 for Ctrl-C, 1 otherwise.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+
+mod config;
+pub mod flags;
+mod table;
+
+/// Teaches a language model to use a Python tool by reinforcement learning, then runs and evaluates it.
+#[derive(Parser)]
+#[command(name = "toolsmith", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Config(config::Args),
+}
+
+/// Input that cannot be used, said in one line: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadInput(pub String);
+
+/// The user stopped the program by Ctrl-C; what there was to keep is kept: exit status 130.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted{}", .0.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
+pub struct Interrupted(pub Option<String>);
+
+/// Parses the arguments (the program's name first), runs the subcommand and prints its error, if any.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match cli.command {
+        Command::Config(args) => config::run(args),
+    };
+    result.unwrap_or_else(|error| {
+        // A reader that has gone away (`toolsmith config | head`) is no error to report.
+        if error
+            .chain()
+            .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+        {
+            return ExitCode::SUCCESS;
+        }
+        let line = format!("{error:#}")
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        eprintln!("toolsmith: error: {line}");
+        ExitCode::from(status(&error))
+    })
+}
+
+/// The exit status of an error: 130 for Ctrl-C, 2 for input that cannot be used, 1 for what went wrong on the way.
+fn status(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Interrupted>() {
+            return 130;
+        }
+        if let Some(e) = cause.downcast_ref::<io::Error>() {
+            return if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) {
+                2
+            } else {
+                1
+            };
+        }
+        if cause.is::<BadInput>() || cause.is::<ConfigError>() {
+            return 2;
+        }
+    }
+    1
+}
+
+/// Help and version as clap writes them; a wrong argument on one line, with the nearest right one.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let _ = error.print();
+        return ExitCode::from(error.exit_code() as u8);
+    }
+    let text = error.to_string();
+    let mut line = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .trim_end_matches('.')
+        .to_string();
+    let missing = text.lines().skip(1).take_while(|l| l.starts_with("  ")).map(str::trim);
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        line = format!("{line} {}", missing.collect::<Vec<_>>().join(" "));
+    }
+    for kind in [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue] {
+        let suggestion = match error.get(kind) {
+            Some(ContextValue::String(one)) => Some(one),
+            Some(ContextValue::Strings(all)) => all.first(),
+            _ => None,
+        };
+        if let Some(suggestion) = suggestion {
+            line = format!("{line}; did you mean `{suggestion}`?");
+        }
+    }
+    eprintln!("toolsmith: error: {line}");
+    ExitCode::from(2)
+}
+
+/// A flag that the first Ctrl-C sets; the second one ends the process at once with status 130.
+///
+/// # Errors
+/// If the handler cannot be installed.
+pub fn stop_on_ctrl_c() -> anyhow::Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; once more to stop at once");
+    })?;
+    Ok(&STOP)
+}
