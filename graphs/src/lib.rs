@@ -1,1 +1,2 @@
 //! Luminal graphs with run-time shapes.
+pub mod cpu;

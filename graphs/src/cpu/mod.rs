@@ -1,0 +1,51 @@
+//! CPU kernels: pure functions on slices, on every instruction set and any number of threads.
+//!
+//! Slices are row-major; `t` counts packed tokens, without padding. Kernels allocate nothing: what they
+//! need beyond their arguments is [`Scratch`], sized by the `*_scratch` function beside each. They panic on shapes
+//! that do not fit, which only a faulty plan can pass.
+//!
+//! **Numerics.** With bf16 weights the inputs of every matrix product are rounded to bf16 (nearest even) and summed
+//! in f32, everything else is f32; with f32 weights nothing is rounded. Every output is summed in one order that
+//! depends on the length of the sum alone: not on the number of rows, the place in a batch, tiles or threads.
+//!
+//! To allocate nothing, call kernels from inside a rayon pool: entering it from outside allocates in rayon's queue.
+//! Absent on purpose: anything that knows of graphs, layers or files.
+
+mod gemm;
+mod isa;
+mod linear;
+mod pack;
+mod par;
+mod scratch;
+mod simd;
+
+use half::bf16;
+pub use isa::Isa;
+pub use linear::{
+    Dims, bias_grad, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch, linear_scratch,
+};
+pub use scratch::{ALIGN, Scratch, ScratchBuf};
+
+/// A weight as stored in a checkpoint, used in place.
+#[derive(Clone, Copy, Debug)]
+pub enum Mat<'a> {
+    /// f32 mode.
+    F32(&'a [f32]),
+    /// bf16 mode.
+    Bf16(&'a [bf16]),
+}
+
+impl Mat<'_> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Mat::F32(w) => w.len(),
+            Mat::Bf16(w) => w.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

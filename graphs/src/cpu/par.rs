@@ -1,0 +1,96 @@
+//! Work spread over rayon's threads, without allocation and without waiting for sleepers.
+//!
+//! A kernel cuts its output into tasks by shape alone; threads take tasks from a counter. Which thread
+//! runs a task never shows in a result. Work below [`SMALL_NS`] stays on the calling thread.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Estimated nanoseconds under which waking another thread costs more than it brings.
+const SMALL_NS: usize = 12_000;
+
+/// Threads that may take part in work of about `ns` nanoseconds.
+pub(super) fn threads(ns: usize) -> usize {
+    if ns < SMALL_NS { 1 } else { rayon::current_num_threads() }
+}
+
+/// Runs `f(lane, task)` for every task, on at most `lanes` threads at once, each with its own `lane`.
+pub(super) fn run(lanes: usize, tasks: usize, f: impl Fn(usize, usize) + Sync) {
+    if lanes <= 1 || tasks <= 1 {
+        (0..tasks).for_each(|task| f(0, task));
+        return;
+    }
+    let next = AtomicUsize::new(0);
+    fan(0..lanes.min(tasks), &|lane| {
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            if task >= tasks {
+                return;
+            }
+            f(lane, task);
+        }
+    });
+}
+
+fn fan(lanes: Range<usize>, f: &(impl Fn(usize) + Sync)) {
+    if lanes.len() == 1 {
+        return f(lanes.start);
+    }
+    let mid = lanes.start + lanes.len() / 2;
+    rayon::join(|| fan(lanes.start..mid, f), || fan(mid..lanes.end, f));
+}
+
+/// Cuts `0..n` into pieces of a multiple of `unit`, a few a thread, for work of about `ns` nanoseconds in
+/// all, and runs `f` on each. For kernels whose elements don't see each other.
+pub(super) fn ranges(ns: usize, n: usize, unit: usize, f: impl Fn(Range<usize>) + Sync) {
+    let threads = threads(ns);
+    let pieces = if threads == 1 { 1 } else { (ns / SMALL_NS).clamp(1, 4 * threads) };
+    let len = n.div_ceil(pieces).next_multiple_of(unit).max(unit);
+    run(threads, n.div_ceil(len), |_, task| f(task * len..((task + 1) * len).min(n)));
+}
+
+/// A mutable slice from which tasks take parts that don't overlap.
+pub(super) struct Parts<'a, T>(*mut T, usize, PhantomData<&'a mut [T]>);
+
+// SAFETY: access goes through `get`, whose callers keep the parts disjoint.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+// SAFETY: as a `&mut [T]`.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Parts(slice.as_mut_ptr(), slice.len(), PhantomData)
+    }
+
+    /// The part `range`.
+    ///
+    /// # Safety
+    /// No two parts alive at once may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn get(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.1, "part {range:?} of {}", self.1);
+        // SAFETY: inside the slice, and the caller keeps parts disjoint.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+
+    /// The start of the slice, for kernels that write a strided part of it.
+    pub fn as_ptr(&self) -> *mut T {
+        self.0
+    }
+}
+
+/// A pointer that tasks may share to read.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<T>(pub *const T);
+
+// SAFETY: only read through, while the slice it came from is borrowed.
+unsafe impl<T: Sync> Sync for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Send for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub fn get(&self) -> *const T {
+        self.0
+    }
+}

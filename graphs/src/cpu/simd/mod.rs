@@ -1,0 +1,198 @@
+//! Sixteen f32 lanes on each instruction set, and the few operations kernels are written in.
+//!
+//! A kernel is one generic function over [`Simd`]; `multiversion!` compiles it for every [`Isa`] and
+//! picks one at run time. Absent on purpose: lane counts other than 16, and any operation whose
+//! result could depend on the lane it happens in.
+//!
+//! [`Isa`]: super::Isa
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
+pub(super) use portable::Portable;
+
+/// Lanes of a vector.
+pub(super) const L: usize = 16;
+
+/// Sixteen lanes of f32 (`F`) or of 32 bits read as one f32 or as two bf16 (`I`).
+///
+/// # Safety
+/// Every method needs a processor that has the implementor's instructions, and pointers valid for the
+/// lanes they touch (no alignment needed). `multiversion!` establishes the first.
+pub(super) unsafe trait Simd: Copy {
+    type F: Copy;
+    type I: Copy;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    /// The first `n <= 16` lanes, the rest zero.
+    unsafe fn load_n(p: *const f32, n: usize) -> Self::F;
+    unsafe fn store(p: *mut f32, x: Self::F);
+    unsafe fn store_n(p: *mut f32, n: usize, x: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, fused where the set has it.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger; `b` where either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sqrt(a: Self::F) -> Self::F;
+    /// Nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// `a * 2^n` for integral `-160 < n < 160`.
+    unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F;
+    /// Lanes below `n` of `a`, the others of `b`.
+    unsafe fn keep(n: usize, a: Self::F, b: Self::F) -> Self::F;
+    /// The lanes of each of 16 vectors summed: lane `4 r + c` is the sum of `x[4 c + r]`.
+    unsafe fn sums(x: [Self::F; 16]) -> Self::F;
+    /// The sum of the lanes, in the order of [`sums`](Simd::sums).
+    unsafe fn sum(x: Self::F) -> f32;
+    unsafe fn max_lane(x: Self::F) -> f32;
+
+    unsafe fn load_i(p: *const u32) -> Self::I;
+    unsafe fn load_i_n(p: *const u32, n: usize) -> Self::I;
+    /// The first `n <= 32` half-words, the rest zero.
+    unsafe fn load_h_n(p: *const u16, n: usize) -> Self::I;
+    unsafe fn store_i(p: *mut u32, x: Self::I);
+    unsafe fn splat_i(x: u32) -> Self::I;
+    unsafe fn as_f(x: Self::I) -> Self::F;
+    unsafe fn as_i(x: Self::F) -> Self::I;
+    /// Sixteen vectors as the rows of a matrix, transposed.
+    unsafe fn transpose(x: [Self::I; 16]) -> [Self::I; 16];
+    /// `acc + a[2i+1] b[2i+1] + a[2i] b[2i]` over bf16 pairs.
+    unsafe fn dot2(acc: Self::F, a: Self::I, b: Self::I) -> Self::F;
+    /// Sixteen bf16, widened.
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    unsafe fn load_bf16_n(p: *const u16, n: usize) -> Self::F;
+    /// Rounded to nearest, ties to even.
+    unsafe fn store_bf16(p: *mut u16, x: Self::F);
+    unsafe fn store_bf16_n(p: *mut u16, n: usize, x: Self::F);
+    /// `(a, b)` rounded to bf16 and interleaved: lane `i` holds `a[i]` below `b[i]`.
+    unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I;
+    /// Fetches the cache line of `p`, which may be any address.
+    unsafe fn prefetch(p: *const u8);
+}
+
+/// Compiles `unsafe fn name<S: Simd, ..>(..)` for each instruction set and calls the current one.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident<S $(, $g:ident : $b:path)*>
+     ($($a:ident : $t:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis unsafe fn $name<$($g: $b),*>($($a: $t),*) $(-> $r)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn body<S: $crate::cpu::simd::Simd $(, $g: $b)*>($($a: $t),*) $(-> $r)? {
+                // SAFETY: the caller keeps the contract of the multiversioned function.
+                unsafe { $body }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512<$($g: $b),*>($($a: $t),*) $(-> $r)? {
+                // SAFETY: as above, with the features enabled.
+                unsafe { body::<$crate::cpu::simd::Avx512 $(, $g)*>($($a),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx2<$($g: $b),*>($($a: $t),*) $(-> $r)? {
+                // SAFETY: as above, with the features enabled.
+                unsafe { body::<$crate::cpu::simd::Avx2 $(, $g)*>($($a),*) }
+            }
+            // SAFETY: `Isa::current` names only sets this machine has.
+            unsafe {
+                match $crate::cpu::Isa::current() {
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::cpu::Isa::Avx512Bf16 => avx512::<$($g),*>($($a),*),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::cpu::Isa::Avx2 => avx2::<$($g),*>($($a),*),
+                    _ => body::<$crate::cpu::simd::Portable $(, $g)*>($($a),*),
+                }
+            }
+        }
+    };
+}
+pub(super) use multiversion;
+
+/// A matrix element: f32, or bf16 taken in pairs. A *unit* is the 32 bits that hold one f32 or two bf16.
+pub(super) trait Elem: Copy + Default + Send + Sync + 'static {
+    /// Elements in a unit.
+    const R: usize;
+    /// Sixteen units starting at `p`, of which only the first `n` elements (`n <= 16 R`) are read.
+    unsafe fn load_tail<S: Simd>(p: *const Self, n: usize) -> S::I;
+    /// `acc + a * b`, unit by unit.
+    unsafe fn mac<S: Simd>(acc: S::F, a: S::I, b: S::I) -> S::F;
+    /// The first `n <= 16` elements, as f32.
+    unsafe fn widen<S: Simd>(p: *const Self, n: usize) -> S::F;
+    /// Stores the first `n <= 16` lanes, rounded to the element.
+    unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F);
+}
+
+impl Elem for f32 {
+    const R: usize = 1;
+    #[inline(always)]
+    unsafe fn load_tail<S: Simd>(p: *const Self, n: usize) -> S::I {
+        unsafe { S::load_i_n(p.cast(), n) }
+    }
+    #[inline(always)]
+    unsafe fn mac<S: Simd>(acc: S::F, a: S::I, b: S::I) -> S::F {
+        unsafe { S::fma(S::as_f(a), S::as_f(b), acc) }
+    }
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(p: *const Self, n: usize) -> S::F {
+        unsafe { if n == L { S::load(p) } else { S::load_n(p, n) } }
+    }
+    #[inline(always)]
+    unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F) {
+        unsafe { if n == L { S::store(p, x) } else { S::store_n(p, n, x) } }
+    }
+}
+
+impl Elem for half::bf16 {
+    const R: usize = 2;
+    #[inline(always)]
+    unsafe fn load_tail<S: Simd>(p: *const Self, n: usize) -> S::I {
+        unsafe { S::load_h_n(p.cast(), n) }
+    }
+    #[inline(always)]
+    unsafe fn mac<S: Simd>(acc: S::F, a: S::I, b: S::I) -> S::F {
+        unsafe { S::dot2(acc, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(p: *const Self, n: usize) -> S::F {
+        unsafe { if n == L { S::load_bf16(p.cast()) } else { S::load_bf16_n(p.cast(), n) } }
+    }
+    #[inline(always)]
+    unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F) {
+        unsafe { if n == L { S::store_bf16(p.cast(), x) } else { S::store_bf16_n(p.cast(), n, x) } }
+    }
+}
+
+/// `e^x`: Cody–Waite reduction and a polynomial of degree 7 (the coefficients of Cephes `expf`),
+/// within 2 ulp; exactly 0 below −104, infinite above 88.73, NaN for NaN.
+#[inline(always)]
+pub(super) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
+    unsafe {
+        let x = S::min(S::splat(89.0), S::max(S::splat(-105.0), x));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(n, S::splat(-0.693_359_4), x);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.987_569_1e-4);
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        let p = S::fma(p, S::mul(r, r), S::add(r, S::splat(1.0)));
+        S::scale2(p, n)
+    }
+}
