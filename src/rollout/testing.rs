@@ -1,0 +1,156 @@
+//! Scripted stand-ins for the tokenizer, the model and the sandbox: tests of the loop need to know exactly
+//! what is asked of each.
+
+use super::{Error, Text, ToolPool, ToolResult};
+use crate::rng::Rng;
+use std::cell::RefCell;
+use std::time::Duration;
+use toolsmith_models::batch::{Batch, Decode};
+
+/// ASCII characters are their own ids; special tokens follow from 128.
+#[derive(Clone, Copy, Default)]
+pub struct Ascii {
+    special: &'static [&'static str],
+}
+
+impl Ascii {
+    pub const END: u32 = 0;
+
+    pub fn with_tags() -> Self {
+        Self {
+            special: &["<code>", "</code>", "<interpreter>", "</interpreter>", "<|im_start|>", "<|im_end|>"],
+        }
+    }
+}
+
+impl Text for Ascii {
+    fn encode(&self, mut text: &str) -> Result<Vec<u32>, Error> {
+        let mut ids = Vec::new();
+        while let Some(c) = text.chars().next() {
+            let special = self.special.iter().position(|s| text.starts_with(s));
+            let len = special.map_or(c.len_utf8(), |i| self.special[i].len());
+            match special {
+                Some(i) => ids.push(128 + i as u32),
+                None => ids.extend(self.encode_plain(&text[..len])?),
+            }
+            text = &text[len..];
+        }
+        Ok(ids)
+    }
+
+    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let id = |c: char| {
+            if c.is_ascii() { Ok(c as u32) } else { Err(Error::Text(format!("no token for {c:?}"))) }
+        };
+        text.chars().map(id).collect()
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        ids.iter()
+            .map(|&i| {
+                if i < 128 { char::from(i as u8).to_string() } else { self.special[i as usize - 128].into() }
+            })
+            .collect()
+    }
+
+    fn special(&self, token: &str) -> Option<u32> {
+        self.special.iter().position(|s| *s == token).map(|i| 128 + i as u32)
+    }
+
+    fn is_end(&self, id: u32) -> bool {
+        id == Self::END
+    }
+}
+
+/// A model whose logits are a function of everything its slot holds, so that a wrong slot, position or
+/// prefix changes what it says.
+pub struct Scripted<F> {
+    pub slots: usize,
+    pub max_context: usize,
+    pub max_batch_tokens: usize,
+    pub vocab: usize,
+    /// Writes a row for a sequence.
+    pub row: F,
+    pub forwards: usize,
+    kv: Vec<Vec<u32>>,
+    out: Vec<f32>,
+}
+
+impl<F: FnMut(&[u32], &mut [f32])> Scripted<F> {
+    pub fn new(slots: usize, max_batch_tokens: usize, max_context: usize, row: F) -> Self {
+        let kv = vec![Vec::new(); slots];
+        Self { slots, max_context, max_batch_tokens, vocab: 134, row, forwards: 0, kv, out: Vec::new() }
+    }
+}
+
+impl<F: FnMut(&[u32], &mut [f32])> Decode for Scripted<F> {
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn max_context(&self) -> usize {
+        self.max_context
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        self.max_batch_tokens
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<&[f32], toolsmith_models::Error> {
+        self.forwards += 1;
+        assert!(batch.tokens.len() <= self.max_batch_tokens && !batch.tokens.is_empty());
+        self.out.clear();
+        let mut tokens = &batch.tokens[..];
+        for s in &batch.spans {
+            let kv = &mut self.kv[s.slot];
+            assert!(s.past <= kv.len() && s.past + s.len <= self.max_context, "{s:?} with {} held", kv.len());
+            kv.truncate(s.past);
+            let (now, rest) = tokens.split_at(s.len);
+            kv.extend_from_slice(now);
+            tokens = rest;
+            if s.logits {
+                let start = self.out.len();
+                self.out.resize(start + self.vocab, f32::NEG_INFINITY);
+                (self.row)(kv, &mut self.out[start..]);
+            }
+        }
+        Ok(&self.out)
+    }
+
+    fn copy_prefix(&mut self, from: usize, to: usize, len: usize) {
+        self.kv[to] = self.kv[from][..len].to_vec();
+    }
+}
+
+/// Answers with `run(code)`, in an order drawn from `seed`, and often with "nothing yet".
+pub struct Shuffled<F> {
+    waiting: RefCell<(Vec<(u64, String)>, Rng)>,
+    run: F,
+}
+
+impl<F: Fn(&str) -> ToolResult> Shuffled<F> {
+    pub fn new(seed: u64, run: F) -> Self {
+        Self { waiting: RefCell::new((Vec::new(), Rng::new(seed, 0, 0))), run }
+    }
+}
+
+impl<F: Fn(&str) -> ToolResult> ToolPool for Shuffled<F> {
+    fn submit(&self, id: u64, code: String) -> Result<(), Error> {
+        self.waiting.borrow_mut().0.push((id, code));
+        Ok(())
+    }
+
+    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
+        let (waiting, rng) = &mut *self.waiting.borrow_mut();
+        if waiting.is_empty() || (wait.is_zero() && rng.below(3) > 0) {
+            return Ok(None);
+        }
+        let i = rng.below(waiting.len() as u64) as usize;
+        let (id, code) = waiting.swap_remove(i);
+        Ok(Some((id, (self.run)(&code))))
+    }
+}

@@ -1,0 +1,26 @@
+//! What a rollout needs from a sandbox.
+
+use super::Error;
+use std::time::Duration;
+
+/// What running a program gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolResult {
+    /// What the model is shown.
+    pub output: String,
+    /// Whether it ran without an error or a limit hit.
+    pub ok: bool,
+    /// Fuel used.
+    pub fuel: u64,
+}
+
+/// Runs programs beside the decode loop. The sandbox implements it; tests script it.
+///
+/// What a program gives may depend on the program only, not on order, workers or time: trajectories are
+/// reproducible as far as this holds.
+pub trait ToolPool {
+    /// Hands a program over. Does not wait.
+    fn submit(&self, id: u64, code: String) -> Result<(), Error>;
+    /// A finished program, in any order; waits for one at most `wait`. Fails if none can come any more.
+    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error>;
+}

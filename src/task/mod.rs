@@ -1,0 +1,6 @@
+//! What is asked and how an answer is judged.
+
+pub mod answer;
+pub mod dataset;
+pub mod number;
+pub mod reward;
