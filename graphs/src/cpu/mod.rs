@@ -11,19 +11,27 @@
 //! To allocate nothing, call kernels from inside a rayon pool: entering it from outside allocates in rayon's queue.
 //! Absent on purpose: anything that knows of graphs, layers or files.
 
+mod elementwise;
+mod embedding;
 mod gemm;
 mod isa;
 mod linear;
+mod norm;
 mod pack;
 mod par;
+mod rope;
 mod scratch;
 mod simd;
 
+pub use elementwise::{add, add_assign, exp_slice, scale, swiglu, swiglu_backward};
+pub use embedding::{embedding, embedding_backward};
 use half::bf16;
 pub use isa::Isa;
 pub use linear::{
     Dims, bias_grad, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch, linear_scratch,
 };
+pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
+pub use rope::{RopeTable, rope, rope_in_place};
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 
 /// A weight as stored in a checkpoint, used in place.

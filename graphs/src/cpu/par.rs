@@ -74,6 +74,10 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
     }
 
+    pub fn len(&self) -> usize {
+        self.1
+    }
+
     /// The start of the slice, for kernels that write a strided part of it.
     pub fn as_ptr(&self) -> *mut T {
         self.0

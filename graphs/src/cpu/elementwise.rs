@@ -1,0 +1,117 @@
+//! SwiGLU and the sums between layers.
+
+use super::par::{self, Parts};
+use super::simd::{Elem, L, Simd, exp, multiversion};
+
+/// Defines a kernel of one output, `y[i] = body(x_0[i], x_1[i], ..)`, that does about `per_ns` elements a nanosecond.
+macro_rules! map {
+    ($(#[$meta:meta])* $name:ident($($x:ident),+; $($c:ident),*) -> $y:ident, per_ns $ns:literal, $body:expr) => {
+        $(#[$meta])*
+        pub fn $name($($x: &[f32],)+ $($c: f32,)* $y: &mut [f32]) {
+            multiversion! {
+                unsafe fn run<S>($($x: *const f32,)+ $($c: f32,)* out: *mut f32, n: usize) {
+                    $(let $c = S::splat($c);)*
+                    let mut i = 0;
+                    while i < n {
+                        let w = (n - i).min(L);
+                        $(let $x = <f32 as Elem>::widen::<S>($x.add(i), w);)+
+                        <f32 as Elem>::narrow::<S>(out.add(i), w, $body);
+                        i += L;
+                    }
+                }
+            }
+            assert!($($x.len() == $y.len())&&+, concat!(stringify!($name), ": lengths do not match"));
+            let out = Parts::new($y);
+            par::ranges(out.len() / $ns, out.len(), 256, |r| {
+                // SAFETY: equal lengths; tasks write different ranges.
+                unsafe { run($($x[r.clone()].as_ptr(),)+ $($c,)* out.get(r.clone()).as_mut_ptr(), r.len()) }
+            });
+        }
+    };
+}
+
+#[inline(always)]
+unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: lane arithmetic.
+    unsafe {
+        let one = S::splat(1.0);
+        S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.0), x))))
+    }
+}
+
+map! {
+    /// `y = silu(gate) · up`, with `silu(x) = x / (1 + e^-x)` (Shazeer, arXiv 2002.05202).
+    swiglu(gate, up;) -> y, per_ns 2, S::mul(S::mul(gate, sigmoid::<S>(gate)), up)
+}
+
+map! {
+    /// `y = a + b`.
+    add(a, b;) -> y, per_ns 8, S::add(a, b)
+}
+
+map! {
+    /// `y = e^x`, within 2 ulp; the same bits wherever in the slice a value stands.
+    exp_slice(x;) -> y, per_ns 3, exp::<S>(x)
+}
+
+map! {
+    /// `y = c · x`.
+    scale(x; c) -> y, per_ns 10, S::mul(c, x)
+}
+
+multiversion! {
+    unsafe fn accumulate<S>(y: *mut f32, x: *const f32, n: usize) {
+        let mut i = 0;
+        while i < n {
+            let w = (n - i).min(L);
+            let sum = S::add(<f32 as Elem>::widen::<S>(y.add(i), w), <f32 as Elem>::widen::<S>(x.add(i), w));
+            <f32 as Elem>::narrow::<S>(y.add(i), w, sum);
+            i += L;
+        }
+    }
+}
+
+/// `y += x`.
+pub fn add_assign(y: &mut [f32], x: &[f32]) {
+    assert_eq!(x.len(), y.len(), "add_assign: lengths do not match");
+    let y = Parts::new(y);
+    par::ranges(x.len() / 8, x.len(), 256, |r| {
+        // SAFETY: equal lengths; tasks write different ranges.
+        unsafe { accumulate(y.get(r.clone()).as_mut_ptr(), x[r.clone()].as_ptr(), r.len()) }
+    });
+}
+
+multiversion! {
+    unsafe fn swiglu_gradients<S>(
+        gate: *const f32, up: *const f32, dy: *const f32, dgate: *mut f32, dup: *mut f32, n: usize,
+    ) {
+        let mut i = 0;
+        while i < n {
+            let w = (n - i).min(L);
+            let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(i), w);
+            let (g, u, d) = (load(gate), load(up), load(dy));
+            let sig = sigmoid::<S>(g);
+            let silu = S::mul(g, sig);
+            // silu' = sig (1 + g (1 - sig)) = sig + silu - silu sig
+            let slope = S::sub(S::add(sig, silu), S::mul(silu, sig));
+            <f32 as Elem>::narrow::<S>(dgate.add(i), w, S::mul(d, S::mul(u, slope)));
+            <f32 as Elem>::narrow::<S>(dup.add(i), w, S::mul(d, silu));
+            i += L;
+        }
+    }
+}
+
+/// Gradients of [`swiglu`], both replaced.
+pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    let n = gate.len();
+    assert!([up.len(), dy.len(), dgate.len(), dup.len()] == [n; 4], "swiglu_backward: lengths do not match");
+    let (dgate, dup) = (Parts::new(dgate), Parts::new(dup));
+    par::ranges(n / 2, n, 256, |r| {
+        // SAFETY: equal lengths; tasks write different ranges.
+        unsafe {
+            let (dg, du) = (dgate.get(r.clone()).as_mut_ptr(), dup.get(r.clone()).as_mut_ptr());
+            let at = |x: &[f32]| x[r.clone()].as_ptr();
+            swiglu_gradients(at(gate), at(up), at(dy), dg, du, r.len())
+        }
+    });
+}

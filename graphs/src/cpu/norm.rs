@@ -1,0 +1,150 @@
+//! RMSNorm, forward and backward (Zhang & Sennrich, arXiv 1910.07467).
+
+use super::Mat;
+use super::linear::bias_grad;
+use super::par::{self, Parts, Shared};
+use super::scratch::{Scratch, bytes_of};
+use super::simd::{Elem, L, Simd, multiversion};
+
+/// Rows whose weight gradients are summed before they meet the other rows'.
+const CHUNK: usize = 64;
+
+/// A norm over rows of `h` values with weight `w[h]`. For a norm per head, rows are `t * heads` and `h` is the head's size.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm<'a> {
+    pub w: Mat<'a>,
+    pub eps: f32,
+    pub h: usize,
+}
+
+/// `Σ a b c` over `h` values (`a b` where `c` is null), in an order of its own.
+#[inline(always)]
+unsafe fn sum3<S: Simd, W: Elem>(a: *const f32, b: *const f32, c: *const W, h: usize) -> f32 {
+    // SAFETY: the caller's pointers hold `h` values.
+    unsafe {
+        let mut acc = [S::splat(0.0); 4];
+        let mut i = 0;
+        while i < h {
+            let w = (h - i).min(L);
+            let mut x = <f32 as Elem>::widen::<S>(a.add(i), w);
+            if !c.is_null() {
+                x = S::mul(x, W::widen::<S>(c.add(i), w));
+            }
+            let slot = &mut acc[i / L % 4];
+            *slot = S::fma(x, <f32 as Elem>::widen::<S>(b.add(i), w), *slot);
+            i += L;
+        }
+        S::sum(S::add(S::add(acc[0], acc[1]), S::add(acc[2], acc[3])))
+    }
+}
+
+#[inline(always)]
+unsafe fn inverse_rms<S: Simd>(x: *const f32, eps: f32, h: usize) -> f32 {
+    // SAFETY: `x` holds `h` values.
+    1.0 / (unsafe { sum3::<S, f32>(x, x, std::ptr::null(), h) } / h as f32 + eps).sqrt()
+}
+
+multiversion! {
+    unsafe fn forward_rows<S, W: Elem>(x: *const f32, w: *const W, eps: f32, y: *mut f32, rows: usize, h: usize) {
+        for r in 0..rows {
+            let (x, y) = (x.add(r * h), y.add(r * h));
+            let scale = S::splat(inverse_rms::<S>(x, eps, h));
+            let mut i = 0;
+            while i < h {
+                let n = (h - i).min(L);
+                let v = S::mul(<f32 as Elem>::widen::<S>(x.add(i), n), scale);
+                <f32 as Elem>::narrow::<S>(y.add(i), n, S::mul(W::widen::<S>(w.add(i), n), v));
+                i += L;
+            }
+        }
+    }
+}
+
+/// `y = w · x / √(mean(x²) + eps)` for each row of `x[rows, h]`.
+pub fn rms_norm(x: &[f32], norm: &RmsNorm, y: &mut [f32]) {
+    let h = norm.h;
+    assert!(
+        x.len() == y.len() && norm.w.len() == h && x.len().is_multiple_of(h),
+        "rms_norm: shapes do not match"
+    );
+    let y = Parts::new(y);
+    par::ranges(x.len() / 12, x.len() / h, 1, |r| {
+        let rows = r.start * h..r.end * h;
+        // SAFETY: sizes checked above; tasks write different rows.
+        unsafe {
+            let (x, y) = (x[rows.clone()].as_ptr(), y.get(rows).as_mut_ptr());
+            match norm.w {
+                Mat::F32(w) => forward_rows(x, w.as_ptr(), norm.eps, y, r.len(), h),
+                Mat::Bf16(w) => forward_rows(x, w.as_ptr(), norm.eps, y, r.len(), h),
+            }
+        }
+    });
+}
+
+multiversion! {
+    /// Gradients of `rows` rows; the weight's goes to `dw[h]`, replaced.
+    unsafe fn backward_rows<S, W: Elem>(
+        x: *const f32, w: *const W, eps: f32, dy: *const f32, dx: *mut f32, acc: bool, dw: *mut f32, rows: usize, h: usize,
+    ) {
+        std::slice::from_raw_parts_mut(dw, h).fill(0.0);
+        for r in 0..rows {
+            let (x, dy, dx) = (x.add(r * h), dy.add(r * h), dx.add(r * h));
+            let inv = inverse_rms::<S>(x, eps, h);
+            let back = inv * inv * inv * sum3::<S, W>(x, dy, w, h) / h as f32;
+            let (inv, back) = (S::splat(inv), S::splat(back));
+            let mut i = 0;
+            while i < h {
+                let n = (h - i).min(L);
+                let xv = <f32 as Elem>::widen::<S>(x.add(i), n);
+                let g = S::mul(<f32 as Elem>::widen::<S>(dy.add(i), n), inv);
+                let mut d = S::sub(S::mul(W::widen::<S>(w.add(i), n), g), S::mul(xv, back));
+                if acc {
+                    d = S::add(d, <f32 as Elem>::widen::<S>(dx.add(i), n));
+                }
+                <f32 as Elem>::narrow::<S>(dx.add(i), n, d);
+                let sum = S::fma(g, xv, <f32 as Elem>::widen::<S>(dw.add(i), n));
+                <f32 as Elem>::narrow::<S>(dw.add(i), n, sum);
+                i += L;
+            }
+        }
+    }
+}
+
+/// Bytes of scratch for [`rms_norm_backward`] on `rows` rows of `h`.
+pub fn rms_norm_backward_scratch(rows: usize, h: usize) -> usize {
+    bytes_of::<f32>(rows.div_ceil(CHUNK) * h)
+}
+
+/// Gradients of [`rms_norm`]: `dx` (=, or += if `acc`) and `dw[h]` (+=) from `dy[rows, h]`.
+pub fn rms_norm_backward(
+    x: &[f32],
+    norm: &RmsNorm,
+    dy: &[f32],
+    dx: &mut [f32],
+    acc: bool,
+    dw: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let h = norm.h;
+    let ok = x.len() == dy.len() && x.len() == dx.len() && norm.w.len() == h && dw.len() == h;
+    assert!(ok && x.len().is_multiple_of(h), "rms_norm_backward: shapes do not match");
+    let rows = x.len() / h;
+    let chunks = rows.div_ceil(CHUNK);
+    let mut scratch = scratch.reborrow();
+    let sums = scratch.take::<f32>(chunks * h);
+    let (dx, parts) = (Parts::new(dx), Parts::new(sums));
+    let (x, dy) = (Shared(x.as_ptr()), Shared(dy.as_ptr()));
+    par::run(par::threads(rows * h / 4), chunks, |_, c| {
+        let (first, n) = (c * CHUNK, CHUNK.min(rows - c * CHUNK));
+        // SAFETY: sizes checked above; tasks write different rows and different sums.
+        unsafe {
+            let (x, dy, dx) = (x.get().add(first * h), dy.get().add(first * h), dx.as_ptr().add(first * h));
+            let dw = parts.get(c * h..(c + 1) * h).as_mut_ptr();
+            match norm.w {
+                Mat::F32(w) => backward_rows(x, w.as_ptr(), norm.eps, dy, dx, acc, dw, n, h),
+                Mat::Bf16(w) => backward_rows(x, w.as_ptr(), norm.eps, dy, dx, acc, dw, n, h),
+            }
+        }
+    });
+    bias_grad(sums, dw, chunks, h);
+}

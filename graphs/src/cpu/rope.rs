@@ -1,0 +1,94 @@
+//! Rotary position embedding, in the half-rotation form of GPT-NeoX and Hugging Face (Su et al., arXiv 2104.09864).
+
+use super::par::{self, Parts, Shared};
+use super::simd::{Elem, L, multiversion};
+
+/// Cosines and sines of every position, computed once.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl RopeTable {
+    /// For positions `0..positions`, from `inv_freq[head_dim / 2]` (already scaled) and the factor that multiplies both.
+    /// The angle is the f32 product `position · inv_freq`, as in the reference models; its cosine and sine are taken in f64.
+    pub fn new(positions: usize, inv_freq: &[f32], attention_scaling: f32) -> Self {
+        let of = |f: fn(f64) -> f64| {
+            let angles = (0..positions).flat_map(|p| inv_freq.iter().map(move |&w| p as f32 * w));
+            angles.map(|a| f(a as f64) as f32 * attention_scaling).collect()
+        };
+        RopeTable { cos: of(f64::cos), sin: of(f64::sin), half: inv_freq.len() }
+    }
+
+    /// Positions the table covers.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+
+    /// Size of a head.
+    pub fn head_dim(&self) -> usize {
+        2 * self.half
+    }
+}
+
+multiversion! {
+    /// Rotates the heads of one token; `x` may be `y`.
+    unsafe fn rotate<S>(x: *const f32, cos: *const f32, sin: *const f32, y: *mut f32, heads: usize, half: usize, sign: f32) {
+        let sign = S::splat(sign);
+        for head in 0..heads {
+            let (x, y) = (x.add(head * 2 * half), y.add(head * 2 * half));
+            let mut i = 0;
+            while i < half {
+                let n = (half - i).min(L);
+                let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(i), n);
+                let (a, b) = (load(x), load(x.add(half)));
+                let (c, s) = (load(cos), S::mul(load(sin), sign));
+                <f32 as Elem>::narrow::<S>(y.add(i), n, S::sub(S::mul(a, c), S::mul(b, s)));
+                <f32 as Elem>::narrow::<S>(y.add(half + i), n, S::add(S::mul(b, c), S::mul(a, s)));
+                i += L;
+            }
+        }
+    }
+}
+
+/// `y[t, heads, head_dim]`: `x` turned by each token's position. `inverse` turns back, which is the gradient.
+///
+/// # Panics
+/// If a position lies beyond the table.
+pub fn rope(x: &[f32], positions: &[u32], table: &RopeTable, y: &mut [f32], heads: usize, inverse: bool) {
+    assert!(x.len() == y.len(), "rope: shapes do not match");
+    turn(Shared(x.as_ptr()), positions, table, y, heads, inverse);
+}
+
+/// [`rope`] with `x` overwritten.
+pub fn rope_in_place(x: &mut [f32], positions: &[u32], table: &RopeTable, heads: usize, inverse: bool) {
+    turn(Shared(x.as_ptr()), positions, table, x, heads, inverse);
+}
+
+fn turn(x: Shared<f32>, positions: &[u32], table: &RopeTable, y: &mut [f32], heads: usize, inverse: bool) {
+    let (half, width) = (table.half, heads * table.head_dim());
+    assert!(y.len() == positions.len() * width, "rope: shapes do not match");
+    let y = Parts::new(y);
+    par::ranges(positions.len() * width / 12, positions.len(), 1, |r| {
+        for t in r {
+            let p = positions[t] as usize;
+            assert!(p < table.positions(), "rope: position {p} is beyond the table's {}", table.positions());
+            let (cos, sin) = (&table.cos[p * half..], &table.sin[p * half..]);
+            let sign = if inverse { -1.0 } else { 1.0 };
+            // SAFETY: sizes checked above; tasks write different tokens.
+            unsafe {
+                rotate(
+                    x.get().add(t * width),
+                    cos.as_ptr(),
+                    sin.as_ptr(),
+                    y.as_ptr().add(t * width),
+                    heads,
+                    half,
+                    sign,
+                )
+            }
+        }
+    });
+}
