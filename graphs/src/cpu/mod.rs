@@ -11,6 +11,7 @@
 //! To allocate nothing, call kernels from inside a rayon pool: entering it from outside allocates in rayon's queue.
 //! Absent on purpose: anything that knows of graphs, layers or files.
 
+mod attention;
 mod elementwise;
 mod embedding;
 mod gemm;
@@ -23,6 +24,10 @@ mod rope;
 mod scratch;
 mod simd;
 
+pub use attention::{
+    Attention, AttentionGrads, AttentionSaved, Kv, KvMut, Segment, attention, attention_backward,
+    attention_backward_scratch, attention_scratch, store_kv,
+};
 pub use elementwise::{add, add_assign, exp_slice, scale, swiglu, swiglu_backward};
 pub use embedding::{embedding, embedding_backward};
 use half::bf16;

@@ -251,6 +251,16 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn pair_high(a: F, b: F) -> I {
+        unsafe {
+            let one = |a, b| {
+                let lo = _mm256_srli_epi32::<16>(_mm256_castps_si256(a));
+                _mm256_blend_epi16::<0xaa>(lo, _mm256_castps_si256(b))
+            };
+            [one(a[0], b[0]), one(a[1], b[1])]
+        }
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }

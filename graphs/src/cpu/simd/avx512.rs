@@ -223,6 +223,13 @@ unsafe impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn pair_high(a: __m512, b: __m512) -> __m512i {
+        unsafe {
+            let lo = _mm512_srli_epi32::<16>(_mm512_castps_si512(a));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, lo, _mm512_castps_si512(b))
+        }
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }

@@ -79,6 +79,8 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn store_bf16_n(p: *mut u16, n: usize, x: Self::F);
     /// `(a, b)` rounded to bf16 and interleaved: lane `i` holds `a[i]` below `b[i]`.
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I;
+    /// As `pair_bf16` for values that are bf16 already.
+    unsafe fn pair_high(a: Self::F, b: Self::F) -> Self::I;
     /// Fetches the cache line of `p`, which may be any address.
     unsafe fn prefetch(p: *const u8);
 }

@@ -181,5 +181,9 @@ unsafe impl Simd for Portable {
         from_fn(|i| narrow(a[i]) as u32 | (narrow(b[i]) as u32) << 16)
     }
     #[inline(always)]
+    unsafe fn pair_high(a: F, b: F) -> I {
+        from_fn(|i| a[i].to_bits() >> 16 | (b[i].to_bits() & 0xffff_0000))
+    }
+    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
 }

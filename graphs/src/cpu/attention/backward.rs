@@ -1,0 +1,341 @@
+//! Gradients of attention, with the probabilities recomputed from the saved log-sum-exp (Dao, arXiv 2307.08691, §3.1.2).
+//!
+//! One task is one sequence and one key head: it alone writes that head's `dk` and `dv` and its group's `dq`,
+//! so nothing is shared and the order of every sum is that of the blocks.
+
+use super::super::simd::{Elem, L, Simd, exp, multiversion};
+use super::tile::{BK, panel_of_columns, panel_of_rows, product, row_tile, update};
+use super::{Attention, Kv, Segment, check};
+use crate::cpu::par::{self, Parts, Shared};
+use crate::cpu::scratch::{Plain, Scratch, bytes_of};
+
+/// What the forward pass saved.
+#[derive(Clone, Copy)]
+pub struct AttentionSaved<'a> {
+    /// `[t, heads * head_dim]`
+    pub q: &'a [f32],
+    pub kv: Kv<'a>,
+    /// `[t, heads * head_dim]`
+    pub out: &'a [f32],
+    /// `[t, heads]`
+    pub lse: &'a [f32],
+}
+
+/// Gradients to write; rows of no segment are left alone.
+pub struct AttentionGrads<'a> {
+    /// `[t, heads * head_dim]`
+    pub dq: &'a mut [f32],
+    /// `[t, kv_heads * head_dim]`, at the rows of the queries.
+    pub dk: &'a mut [f32],
+    pub dv: &'a mut [f32],
+}
+
+/// Rows taken together.
+const MR: usize = 4;
+const LANES: usize = BK / L;
+
+fn work_units(a: &Attention) -> usize {
+    let width = a.head_dim.next_multiple_of(L);
+    BK * (4 * a.head_dim + 5 * width + 3 * BK)
+}
+
+/// Bytes of scratch for [`attention_backward`] on `t` tokens.
+pub fn attention_backward_scratch(a: &Attention, t: usize) -> usize {
+    bytes_of::<f32>(t * a.heads) + rayon::current_num_threads().max(1) * bytes_of::<u32>(work_units(a))
+}
+
+/// Gradients of [`attention`](super::attention) over whole sequences (`past = 0`), all replaced.
+///
+/// # Panics
+/// If a segment has a past, or names rows that are not there.
+pub fn attention_backward(
+    saved: &AttentionSaved,
+    dout: &[f32],
+    segs: &[Segment],
+    a: &Attention,
+    grads: AttentionGrads,
+    scratch: &mut Scratch,
+) {
+    match saved.kv {
+        Kv::F32 { k, v } => differentiate(saved, k, v, dout, segs, a, grads, scratch.reborrow()),
+        Kv::Bf16 { k, v } => differentiate(saved, k, v, dout, segs, a, grads, scratch.reborrow()),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn differentiate<E: Elem + Plain>(
+    saved: &AttentionSaved,
+    k: &[E],
+    v: &[E],
+    dout: &[f32],
+    segs: &[Segment],
+    a: &Attention,
+    grads: AttentionGrads,
+    mut scratch: Scratch,
+) {
+    let (q, out, lse) = (saved.q, saved.out, saved.lse);
+    check(q.len(), k.len(), v.len(), segs, a);
+    let (t, kv_width) = (q.len() / (a.heads * a.head_dim), a.kv_heads * a.head_dim);
+    assert!(segs.iter().all(|s| s.past == 0), "attention_backward: a segment has a past");
+    assert!(
+        out.len() == q.len()
+            && dout.len() == q.len()
+            && grads.dq.len() == q.len()
+            && lse.len() == t * a.heads
+    );
+    assert!(grads.dk.len() == t * kv_width && grads.dv.len() == t * kv_width);
+    let dots = scratch.take::<f32>(t * a.heads);
+    let parts = Parts::new(&mut *dots);
+    par::ranges(q.len() / 12, t * a.heads, 1, |r| {
+        // SAFETY: one dot a row of head_dim; tasks write different rows.
+        unsafe { row_dots(out.as_ptr(), dout.as_ptr(), parts.as_ptr(), r.start, r.end, a.head_dim) }
+    });
+    let tasks = segs.len() * a.kv_heads;
+    let pairs: usize = segs.iter().map(|s| (s.q_len as usize).pow(2)).sum();
+    let unit = work_units(a);
+    let stride = bytes_of::<u32>(unit) / size_of::<u32>();
+    let lanes =
+        par::threads(a.head_dim * pairs * a.heads / 16).min(scratch.len() / bytes_of::<u32>(unit)).max(1);
+    let work = Parts::new(scratch.take::<u32>(lanes * stride));
+    let (dq, dk, dv) = (Parts::new(grads.dq), Parts::new(grads.dk), Parts::new(grads.dv));
+    let dots = Shared(dots.as_ptr());
+    par::run(lanes, tasks, |lane, task| {
+        let seg = &segs[task / a.kv_heads];
+        let job = Job {
+            q: q.as_ptr(),
+            k: k.as_ptr(),
+            v: v.as_ptr(),
+            dout: dout.as_ptr(),
+            lse: lse.as_ptr(),
+            dots: dots.get(),
+            dq: dq.as_ptr(),
+            dk: dk.as_ptr(),
+            dv: dv.as_ptr(),
+            a,
+            seg,
+            head: task % a.kv_heads,
+        };
+        // SAFETY: rows checked above; tasks write different sequences or heads; each lane has its own work.
+        unsafe { sequence(&job, work.get(lane * stride..lane * stride + unit).as_mut_ptr()) }
+    });
+}
+
+multiversion! {
+    /// `dots[r] = out[r] · dout[r]` for rows of `n`.
+    unsafe fn row_dots<S>(out: *const f32, dout: *const f32, dots: *mut f32, r0: usize, r1: usize, n: usize) {
+        for r in r0..r1 {
+            let mut sum = S::splat(0.0);
+            for c in (0..n).step_by(L) {
+                let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(r * n + c), (n - c).min(L));
+                sum = S::fma(load(out), load(dout), sum);
+            }
+            *dots.add(r) = S::sum(sum);
+        }
+    }
+}
+
+struct Job<'a, E> {
+    q: *const f32,
+    k: *const E,
+    v: *const E,
+    dout: *const f32,
+    lse: *const f32,
+    dots: *const f32,
+    dq: *mut f32,
+    dk: *mut f32,
+    dv: *mut f32,
+    a: &'a Attention,
+    seg: &'a Segment,
+    head: usize,
+}
+
+/// Tiles of one task, in units of 32 bits.
+struct Tiles {
+    /// Panels over head_dim with keys as lanes.
+    keys: *mut u32,
+    values: *mut u32,
+    /// Panel over keys with head_dim as lanes.
+    key_rows: *mut u32,
+    /// Row tiles and panels of a block of queries.
+    q: *mut u32,
+    dout: *mut u32,
+    q_rows: *mut u32,
+    dout_rows: *mut u32,
+    /// Probabilities and score gradients: `[query, key]` f32, then `[key, query]` row tiles.
+    p: *mut f32,
+    ds: *mut f32,
+    turned: *mut u32,
+    /// Sums over queries.
+    dk: *mut f32,
+    dv: *mut f32,
+}
+
+multiversion! {
+    unsafe fn sequence<S, E: Elem>(job: &Job<'_, E>, work: *mut u32) {
+        let a = job.a;
+        let (hd, width, len) = (a.head_dim, a.head_dim.next_multiple_of(L), job.seg.q_len as usize);
+        let mut next = work;
+        let mut take = |n: usize| {
+            let p = next;
+            next = next.add(BK * n);
+            p
+        };
+        let t = Tiles {
+            keys: take(hd), values: take(hd), q: take(hd), dout: take(hd),
+            key_rows: take(width), q_rows: take(width), dout_rows: take(width),
+            dk: take(width).cast(), dv: take(width).cast(),
+            p: take(BK).cast(), ds: take(BK).cast(), turned: take(BK),
+        };
+        let group = a.heads / a.kv_heads;
+        let ld = a.kv_heads * hd;
+        for key in (0..len).step_by(BK) {
+            let keys = (len - key).min(BK);
+            let at = (job.seg.kv_row as usize + key) * ld + job.head * hd;
+            panel_of_columns::<S, E>(job.k.add(at), ld, keys, hd, t.keys);
+            panel_of_columns::<S, E>(job.v.add(at), ld, keys, hd, t.values);
+            panel_of_rows::<S, E, E>((job.k.add(at), ld), keys, hd, t.key_rows, width);
+            std::slice::from_raw_parts_mut(t.dk, BK * width).fill(0.0);
+            std::slice::from_raw_parts_mut(t.dv, BK * width).fill(0.0);
+            for g in 0..group {
+                let head = job.head * group + g;
+                let first = if a.causal { key } else { 0 };
+                for query in (first..len).step_by(BK) {
+                    let n = (len - query).min(BK);
+                    queries::<S, E>(job, &t, head, query, n);
+                    let visible = |r: usize| if a.causal { (query + r + 1 - key).min(keys) } else { keys };
+                    let row = (job.seg.q_start as usize + query) * a.heads + head;
+                    for r in (0..n).step_by(MR) {
+                        match (n - r).min(MR) {
+                            4 => scores::<S, E, 4>(job, &t, row, r, &visible),
+                            3 => scores::<S, E, 3>(job, &t, row, r, &visible),
+                            2 => scores::<S, E, 2>(job, &t, row, r, &visible),
+                            _ => scores::<S, E, 1>(job, &t, row, r, &visible),
+                        }
+                    }
+                    std::slice::from_raw_parts_mut(t.p.add(n * BK), (BK - n) * BK).fill(0.0);
+                    std::slice::from_raw_parts_mut(t.ds.add(n * BK), (BK - n) * BK).fill(0.0);
+                    turn::<S, E>(t.p, t.turned);
+                    rows_by_panel::<S, E>(t.turned, t.dout_rows, t.dv, width);
+                    turn::<S, E>(t.ds, t.turned);
+                    rows_by_panel::<S, E>(t.turned, t.q_rows, t.dk, width);
+                    add_dq::<S, E>(job, &t, row, n, width, key == 0);
+                }
+            }
+            let at = (job.seg.q_start as usize + key) * ld + job.head * hd;
+            for r in 0..keys {
+                std::ptr::copy_nonoverlapping(t.dk.add(r * width), job.dk.add(at + r * ld), hd);
+                std::ptr::copy_nonoverlapping(t.dv.add(r * width), job.dv.add(at + r * ld), hd);
+            }
+        }
+    }
+}
+
+/// Packs `n` queries from `query` of a head, and their `dout`.
+#[inline(always)]
+unsafe fn queries<S: Simd, E: Elem>(job: &Job<E>, t: &Tiles, head: usize, query: usize, n: usize) {
+    // SAFETY: as `sequence`.
+    unsafe {
+        let (hd, ld) = (job.a.head_dim, job.a.heads * job.a.head_dim);
+        let width = hd.next_multiple_of(L);
+        let at = (job.seg.q_start as usize + query) * ld + head * hd;
+        let (q, dout) = (job.q.add(at), job.dout.add(at));
+        for r in 0..n {
+            row_tile::<S, E>(q.add(r * ld), hd, t.q.add(r * hd / E::R));
+            row_tile::<S, E>(dout.add(r * ld), hd, t.dout.add(r * hd / E::R));
+        }
+        panel_of_rows::<S, f32, E>((q, ld), n, hd, t.q_rows, width);
+        panel_of_rows::<S, f32, E>((dout, ld), n, hd, t.dout_rows, width);
+    }
+}
+
+/// Probabilities and score gradients of rows `r..r + M` of a block whose first row of `lse` is `row`.
+#[inline(always)]
+unsafe fn scores<S: Simd, E: Elem, const M: usize>(
+    job: &Job<E>,
+    t: &Tiles,
+    row: usize,
+    r: usize,
+    visible: &impl Fn(usize) -> usize,
+) {
+    // SAFETY: as `sequence`.
+    unsafe {
+        let units = job.a.head_dim / E::R;
+        let mut score = [[S::splat(0.0); LANES]; M];
+        let mut dp = [[S::splat(0.0); LANES]; M];
+        product::<S, E, M, LANES>(&mut score, (t.q.add(r * units), units), (t.keys, BK), units);
+        product::<S, E, M, LANES>(&mut dp, (t.dout.add(r * units), units), (t.values, BK), units);
+        let scale = S::splat(job.a.scale);
+        for i in 0..M {
+            let at = row + (r + i) * job.a.heads;
+            let (lse, dot) = (S::splat(*job.lse.add(at)), S::splat(*job.dots.add(at)));
+            for v in 0..LANES {
+                let shown = visible(r + i).saturating_sub(v * L).min(L);
+                let p = exp::<S>(S::sub(S::mul(score[i][v], scale), lse));
+                let p = S::keep(shown, p, S::splat(0.0));
+                let ds = S::mul(S::mul(p, S::sub(dp[i][v], dot)), scale);
+                S::store(t.p.add((r + i) * BK + v * L), p);
+                S::store(t.ds.add((r + i) * BK + v * L), ds);
+            }
+        }
+    }
+}
+
+/// A `[query, key]` block as row tiles `[key, query]`.
+#[inline(always)]
+unsafe fn turn<S: Simd, E: Elem>(src: *const f32, dst: *mut u32) {
+    // SAFETY: blocks are BK by BK.
+    unsafe {
+        for r in (0..BK).step_by(L) {
+            for c in (0..BK).step_by(L) {
+                let block: [S::I; 16] = std::array::from_fn(|i| S::as_i(S::load(src.add((r + i) * BK + c))));
+                for (i, &x) in S::transpose(block).iter().enumerate() {
+                    E::narrow::<S>(dst.cast::<E>().add((c + i) * BK + r), L, S::as_f(x));
+                }
+            }
+        }
+    }
+}
+
+/// `sum[row, lane] += Σ_u a[row, u] b[u, lane]` over a whole block.
+#[inline(always)]
+unsafe fn rows_by_panel<S: Simd, E: Elem>(a: *const u32, b: *const u32, sum: *mut f32, width: usize) {
+    // SAFETY: tiles of a block.
+    unsafe {
+        let units = BK / E::R;
+        for r in (0..BK).step_by(MR) {
+            update::<S, E, MR>(
+                (sum.add(r * width), width),
+                None,
+                (a.add(r * units), units),
+                (b, width),
+                units,
+                width,
+            );
+        }
+    }
+}
+
+/// `dq (=, or += unless first) ds · keys` for the `n` queries of a block.
+#[inline(always)]
+unsafe fn add_dq<S: Simd, E: Elem>(job: &Job<E>, t: &Tiles, row: usize, n: usize, width: usize, first: bool) {
+    // SAFETY: as `sequence`; `turned` and the panels of the queries are free by now.
+    unsafe {
+        let (hd, units) = (job.a.head_dim, BK / E::R);
+        for r in 0..BK {
+            row_tile::<S, E>(t.ds.add(r * BK), BK, t.turned.add(r * units));
+        }
+        // The queries' panels are used up: they hold the sums.
+        let sum = t.dout_rows.cast::<f32>();
+        std::slice::from_raw_parts_mut(sum, BK * width).fill(0.0);
+        rows_by_panel::<S, E>(t.turned, t.key_rows, sum, width);
+        for r in 0..n {
+            let dq = job.dq.add((row + r * job.a.heads) * hd);
+            for c in (0..hd).step_by(L) {
+                let w = (hd - c).min(L);
+                let x = S::load(sum.add(r * width + c));
+                let x = if first { x } else { S::add(<f32 as Elem>::widen::<S>(dq.add(c), w), x) };
+                <f32 as Elem>::narrow::<S>(dq.add(c), w, x);
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Packed tiles and the product of a few rows with a panel, shared by forward and backward.
+//!
+//! A *row tile* holds units along the reduction, `[row][unit]`. A *panel* holds `[unit][lane]`: what 16 lanes
+//! read for one unit. Reductions run unit by unit, so their order is that of the tile.
+
+use super::super::simd::{Elem, L, Simd};
+
+/// Keys in a block.
+pub const BK: usize = 64;
+
+/// `acc[r][v] += Σ_u a[r, u] · b[u, v]` for `units` units of the row tile `a` and the panel `b`.
+#[inline(always)]
+pub unsafe fn product<S: Simd, E: Elem, const M: usize, const N: usize>(
+    acc: &mut [[S::F; N]; M],
+    (a, lda): (*const u32, usize),
+    (b, ldb): (*const u32, usize),
+    units: usize,
+) {
+    // SAFETY: the caller's tiles hold the sizes named.
+    unsafe {
+        let mut sum = *acc;
+        for u in 0..units {
+            let bv: [S::I; N] = std::array::from_fn(|v| S::load_i(b.add(u * ldb + v * L)));
+            for r in 0..M {
+                let av = S::splat_i(*a.add(r * lda + u));
+                for v in 0..N {
+                    sum[r][v] = E::mac::<S>(sum[r][v], av, bv[v]);
+                }
+            }
+        }
+        *acc = sum;
+    }
+}
+
+/// `c[r] = c[r] · scale[r] + Σ_u a[r, u] · b[u]` over `width` lanes (a multiple of 16), in place.
+#[inline(always)]
+pub unsafe fn update<S: Simd, E: Elem, const M: usize>(
+    (c, ldc): (*mut f32, usize),
+    scale: Option<&[f32; M]>,
+    a: (*const u32, usize),
+    (b, ldb): (*const u32, usize),
+    units: usize,
+    width: usize,
+) {
+    // SAFETY: the caller's tiles hold the sizes named.
+    unsafe {
+        let mut j = 0;
+        while j < width {
+            macro_rules! step {
+                ($n:literal) => {{
+                    let mut acc = [[S::splat(0.0); $n]; M];
+                    for r in 0..M {
+                        for v in 0..$n {
+                            let x = S::load(c.add(r * ldc + j + v * L));
+                            acc[r][v] = scale.map_or(x, |s| S::mul(x, S::splat(s[r])));
+                        }
+                    }
+                    product::<S, E, M, $n>(&mut acc, a, (b.add(j), ldb), units);
+                    for r in 0..M {
+                        for v in 0..$n {
+                            S::store(c.add(r * ldc + j + v * L), acc[r][v]);
+                        }
+                    }
+                    j += $n * L;
+                }};
+            }
+            if j + 4 * L <= width { step!(4) } else { step!(1) }
+        }
+    }
+}
+
+/// The columns of `n <= BK` rows of `src` as a panel whose lanes are the rows; missing rows are zero.
+#[inline(always)]
+pub unsafe fn panel_of_columns<S: Simd, E: Elem>(
+    src: *const E,
+    ld: usize,
+    n: usize,
+    cols: usize,
+    dst: *mut u32,
+) {
+    // SAFETY: `src` has `n` rows of `cols`; `dst` holds `cols / R` units of `BK` lanes.
+    unsafe {
+        let (width, units) = (L * E::R, cols.div_ceil(E::R));
+        for j in (0..BK).step_by(L) {
+            for u in (0..units).step_by(L) {
+                let mut block = [S::splat_i(0); 16];
+                let w = (cols - u * E::R).min(width);
+                for (i, row) in block.iter_mut().enumerate() {
+                    if j + i < n {
+                        let p = src.add((j + i) * ld + u * E::R);
+                        *row = if w == width { S::load_i(p.cast()) } else { E::load_tail::<S>(p, w) };
+                    }
+                }
+                let block = S::transpose(block);
+                for (i, &x) in block.iter().enumerate().take(units - u) {
+                    S::store_i(dst.add((u + i) * BK + j), x);
+                }
+            }
+        }
+    }
+}
+
+/// The rows of `n <= BK` rows of `src` as a panel whose lanes are the columns, `width` (a multiple of 16) of them; what is missing is zero.
+#[inline(always)]
+pub unsafe fn panel_of_rows<S: Simd, T: Elem, E: Elem>(
+    (src, ld): (*const T, usize),
+    n: usize,
+    cols: usize,
+    dst: *mut u32,
+    width: usize,
+) {
+    // SAFETY: `src` has `n` rows of `cols`; `dst` holds `BK / R` units of `width` lanes.
+    unsafe {
+        for u in 0..BK / E::R {
+            for c in (0..width).step_by(L) {
+                let w = cols.saturating_sub(c).min(L);
+                let row = |i: usize| {
+                    let used = if i < n { w } else { 0 };
+                    if used == 0 { S::splat(0.0) } else { T::widen::<S>(src.add(i * ld + c), used) }
+                };
+                let x = if E::R == 1 {
+                    S::as_i(row(u))
+                } else if T::R == E::R {
+                    S::pair_high(row(2 * u), row(2 * u + 1))
+                } else {
+                    S::pair_bf16(row(2 * u), row(2 * u + 1))
+                };
+                S::store_i(dst.add(u * width + c), x);
+            }
+        }
+    }
+}
+
+/// One row of `cols` values as units of a row tile.
+#[inline(always)]
+pub unsafe fn row_tile<S: Simd, E: Elem>(src: *const f32, cols: usize, dst: *mut u32) {
+    // SAFETY: `src` holds `cols` values and `dst` their units.
+    unsafe {
+        for c in (0..cols).step_by(L) {
+            let w = (cols - c).min(L);
+            E::narrow::<S>(dst.cast::<E>().add(c), w, <f32 as Elem>::widen::<S>(src.add(c), w));
+        }
+    }
+}
