@@ -22,7 +22,7 @@ use crate::config::{ModelConfig, ParamSpec};
 use crate::error::{Error, Result};
 use crate::files;
 pub use crate::weights::{Mat, Precision, Weights, WeightsView, join_master, split_master};
-use crate::weights::{Plain, aligned, aligned_mut, shape_mismatch};
+use crate::weights::{Plain, aligned, aligned_mut, bytes_of, shape_mismatch};
 
 const MAGIC: &[u8; 8] = b"tsm-live";
 const VERSION: u32 = 1;
@@ -345,7 +345,7 @@ fn export_weights(path: &Path, weights: &WeightsView, precision: Precision) -> R
         .iter()
         .map(|s| TensorHeader { name: &s.name, dtype: precision.dtype(), shape: &s.shape })
         .collect();
-    write_safetensors(path, &headers, |i, out| out.write_all(weights.get(i).bytes()))
+    write_safetensors(path, &headers, |i, out| out.write_all(bytes_of(weights.get(i))))
 }
 
 /// The files of a Hugging Face directory that concern text, not weights.

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use half::{bf16, f16};
+pub use toolsmith_graphs::cpu::Mat;
 
 use crate::checkpoint::{Checkpoint, Dtype, TensorView};
 use crate::config::ParamSpec;
@@ -28,22 +29,13 @@ impl Precision {
     }
 }
 
-/// One parameter's elements, row-major.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mat<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-}
-
-impl Mat<'_> {
-    /// The elements' bytes, as files hold them.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: f32 and bf16 have no padding, and any byte is a valid u8.
-        unsafe {
-            match self {
-                Mat::F32(data) => data.align_to().1,
-                Mat::Bf16(data) => data.align_to().1,
-            }
+/// The elements' bytes, as files hold them.
+pub(crate) fn bytes_of<'a>(mat: Mat<'a>) -> &'a [u8] {
+    // SAFETY: f32 and bf16 have no padding, and any byte is a valid u8.
+    unsafe {
+        match mat {
+            Mat::F32(data) => data.align_to().1,
+            Mat::Bf16(data) => data.align_to().1,
         }
     }
 }
@@ -161,6 +153,12 @@ impl<'a> WeightsView<'a> {
     }
 }
 
+impl toolsmith_graphs::Params for WeightsView<'_> {
+    fn get(&self, index: usize) -> Mat<'_> {
+        self.mats[index]
+    }
+}
+
 /// The tensor as a slice, if it has that precision and its bytes are aligned for it.
 fn in_place<'a>(view: &TensorView<'a>, precision: Precision) -> Option<Mat<'a>> {
     if view.dtype != precision.dtype() {
@@ -200,7 +198,8 @@ fn to_f32(view: &TensorView) -> Vec<f32> {
     }
 }
 
-fn to_bf16(view: &TensorView) -> Vec<bf16> {
+/// A tensor's elements, rounded to bf16 (nearest even).
+pub(crate) fn to_bf16(view: &TensorView) -> Vec<bf16> {
     match view.dtype {
         Dtype::F32 => {
             view.bytes.as_chunks().0.iter().map(|b| bf16::from_f32(f32::from_le_bytes(*b))).collect()
