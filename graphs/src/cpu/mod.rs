@@ -11,6 +11,7 @@
 //! To allocate nothing, call kernels from inside a rayon pool: entering it from outside allocates in rayon's queue.
 //! Absent on purpose: anything that knows of graphs, layers or files.
 
+mod adamw;
 mod attention;
 mod elementwise;
 mod embedding;
@@ -23,7 +24,10 @@ mod par;
 mod rope;
 mod scratch;
 mod simd;
+mod softmax;
+mod token_logprob;
 
+pub use adamw::{AdamW, adamw_bf16, adamw_f32, join_master, split_master, sum_squares};
 pub use attention::{
     Attention, AttentionGrads, AttentionSaved, Kv, KvMut, Segment, attention, attention_backward,
     attention_backward_scratch, attention_scratch, store_kv,
@@ -38,6 +42,11 @@ pub use linear::{
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use rope::{RopeTable, rope, rope_in_place};
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
+pub use softmax::{entropy, logsumexp, token_logprob_of};
+pub use token_logprob::{
+    LmHead, SKIP, TokenLogprobs, TokenLogprobsGrad, token_logprob, token_logprob_backward,
+    token_logprob_backward_scratch, token_logprob_scratch,
+};
 
 /// A weight as stored in a checkpoint, used in place.
 #[derive(Clone, Copy, Debug)]

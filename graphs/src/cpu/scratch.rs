@@ -21,8 +21,8 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for u32 {}
 // SAFETY: a transparent u16.
 unsafe impl Plain for bf16 {}
-// SAFETY: plain numbers.
-unsafe impl Plain for u8 {}
+// SAFETY: three f32, no padding.
+unsafe impl Plain for super::softmax::Denominator {}
 
 /// A byte buffer from which a kernel takes pieces, each on a cache line.
 ///

@@ -46,7 +46,6 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The smaller; `b` where either is NaN.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
-    unsafe fn sqrt(a: Self::F) -> Self::F;
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;
     /// `a * 2^n` for integral `-160 < n < 160`.

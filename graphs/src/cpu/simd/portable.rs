@@ -83,10 +83,6 @@ unsafe impl Simd for Portable {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
-    unsafe fn sqrt(a: F) -> F {
-        a.map(f32::sqrt)
-    }
-    #[inline(always)]
     unsafe fn round(a: F) -> F {
         // Exact for |a| < 2^22, which is all `exp` asks for, and needs no library call.
         const MAGIC: f32 = 12_582_912.0;

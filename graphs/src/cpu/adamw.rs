@@ -1,0 +1,164 @@
+//! AdamW in one pass over weights, moments and gradients (Loshchilov & Hutter, arXiv 1711.05101), as PyTorch has it.
+//!
+//! A bf16 training copy keeps each f32 master weight as the bf16 the sampler reads and its 16 low bits beside it:
+//! `master = (hi << 16) + lo` on the bit patterns, `hi` being the nearest bf16 (halves away from zero). Exact, and in place.
+
+use super::par::{self, Parts};
+use half::bf16;
+
+/// Hyper-parameters of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    pub lr: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    /// Decoupled: the weight shrinks by `lr * weight_decay` first.
+    pub weight_decay: f32,
+    /// 1 at the first step; for the bias correction.
+    pub step: u64,
+    /// Factor of every gradient, for clipping and averaging.
+    pub grad_scale: f32,
+}
+
+/// A master weight as the nearest bf16 and the rest of its bits.
+#[inline(always)]
+pub fn split_master(w: f32) -> (bf16, i16) {
+    let bits = w.to_bits();
+    let hi = bits.wrapping_add(0x8000) >> 16;
+    (bf16::from_bits(hi as u16), bits as i16)
+}
+
+/// The master weight of its two halves.
+#[inline(always)]
+pub fn join_master(hi: bf16, lo: i16) -> f32 {
+    f32::from_bits(((hi.to_bits() as u32) << 16).wrapping_add(lo as i32 as u32))
+}
+
+/// The factors of a step that all weights share.
+#[derive(Clone, Copy)]
+struct Step {
+    keep: f32,
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    inv_sqrt_correction: f32,
+    eps: f32,
+    grad_scale: f32,
+}
+
+impl Step {
+    fn new(o: &AdamW) -> Self {
+        let power = o.step as f64;
+        let correction1 = 1.0 - (o.beta1 as f64).powf(power);
+        let correction2 = 1.0 - (o.beta2 as f64).powf(power);
+        Step {
+            keep: (1.0 - o.lr as f64 * o.weight_decay as f64) as f32,
+            beta1: o.beta1,
+            beta2: o.beta2,
+            rate: (o.lr as f64 / correction1) as f32,
+            inv_sqrt_correction: (1.0 / correction2.sqrt()) as f32,
+            eps: o.eps,
+            grad_scale: o.grad_scale,
+        }
+    }
+
+    /// The weight after the step. Plain arithmetic, so every instruction set gives the same bits.
+    #[inline(always)]
+    fn apply(&self, w: f32, g: f32, m: &mut f32, v: &mut f32) -> f32 {
+        let g = g * self.grad_scale;
+        *m = self.beta1 * *m + (1.0 - self.beta1) * g;
+        *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
+        w * self.keep - self.rate * *m / (v.sqrt() * self.inv_sqrt_correction + self.eps)
+    }
+}
+
+/// Compiles a loop of plain Rust for the wider vectors of the machine.
+macro_rules! vectorised {
+    (fn $name:ident($($a:ident: $t:ty),*) $body:block) => {
+        fn $name($($a: $t),*) {
+            #[inline(always)]
+            fn body($($a: $t),*) $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($a: $t),*) { body($($a),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            fn avx2($($a: $t),*) { body($($a),*) }
+            match super::Isa::current() {
+                // SAFETY: `Isa::current` names only sets this machine has.
+                #[cfg(target_arch = "x86_64")]
+                super::Isa::Avx512Bf16 => unsafe { avx512($($a),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                super::Isa::Avx2 => unsafe { avx2($($a),*) },
+                _ => body($($a),*),
+            }
+        }
+    };
+}
+
+vectorised! {
+    fn step_f32(s: &Step, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            *w = s.apply(*w, g, m, v);
+        }
+    }
+}
+
+vectorised! {
+    fn step_bf16(s: &Step, hi: &mut [bf16], lo: &mut [i16], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        for ((((hi, lo), &g), m), v) in hi.iter_mut().zip(lo).zip(g).zip(m).zip(v) {
+            (*hi, *lo) = split_master(s.apply(join_master(*hi, *lo), g, m, v));
+        }
+    }
+}
+
+/// One step on f32 weights.
+pub fn adamw_f32(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], o: &AdamW) {
+    let n = w.len();
+    assert!([g.len(), m.len(), v.len()] == [n; 3], "adamw_f32: lengths do not match");
+    let step = Step::new(o);
+    let (w, m, v) = (Parts::new(w), Parts::new(m), Parts::new(v));
+    par::ranges(n, n, 1024, |r| {
+        // SAFETY: tasks take different ranges.
+        let (w, m, v) = unsafe { (w.get(r.clone()), m.get(r.clone()), v.get(r.clone())) };
+        step_f32(&step, w, &g[r], m, v);
+    });
+}
+
+/// One step on split weights: `hi` are the weights the sampler reads, `lo` their remainders (see [`split_master`]).
+pub fn adamw_bf16(hi: &mut [bf16], lo: &mut [i16], g: &[f32], m: &mut [f32], v: &mut [f32], o: &AdamW) {
+    let n = hi.len();
+    assert!([lo.len(), g.len(), m.len(), v.len()] == [n; 4], "adamw_bf16: lengths do not match");
+    let step = Step::new(o);
+    let (hi, lo, m, v) = (Parts::new(hi), Parts::new(lo), Parts::new(m), Parts::new(v));
+    par::ranges(n, n, 1024, |r| {
+        // SAFETY: tasks take different ranges.
+        let (hi, lo) = unsafe { (hi.get(r.clone()), lo.get(r.clone())) };
+        // SAFETY: as above.
+        let (m, v) = unsafe { (m.get(r.clone()), v.get(r.clone())) };
+        step_bf16(&step, hi, lo, &g[r], m, v);
+    });
+}
+
+/// Elements whose squares are summed in one go.
+const LEAF: usize = 4096;
+
+/// `Σ g²`, over a tree that depends on the length alone.
+pub fn sum_squares(g: &[f32]) -> f64 {
+    if g.len() <= LEAF {
+        let mut acc = [0.0f64; 8];
+        for chunk in g.chunks(8) {
+            acc.iter_mut().zip(chunk).for_each(|(a, &x)| *a += x as f64 * x as f64);
+        }
+        return ((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7]));
+    }
+    let (a, b) = g.split_at((g.len() / 2).next_multiple_of(LEAF));
+    if g.len() > 16 * LEAF {
+        let (a, b) = rayon::join(|| sum_squares(a), || sum_squares(b));
+        a + b
+    } else {
+        sum_squares(a) + sum_squares(b)
+    }
+}
