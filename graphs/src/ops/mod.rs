@@ -1,0 +1,229 @@
+//! Composite ops: one luminal node each that knows its shape rule, its meaning in primitives, its gradient and its kernel.
+//!
+//! The decomposition is the specification: kernels are tested against it, forward and backward, and a backend without a
+//! kernel can run it. Gradients are graphs too, often of further composites (`linear_dx`, `rms_norm_backward`).
+//! A pass asks a node for its composite through `Operator::custom("composite", …)`.
+
+use std::{any::Any, fmt::Debug, sync::Arc};
+
+use luminal::{
+    op::{InputTensor, Operator},
+    shape::tracker::ShapeTracker,
+    tensor::Tensor as Data,
+};
+
+use crate::{
+    cpu::{Mat, Scratch},
+    plan::{KvCache, ParamState, Segment},
+    shape::{Extent, Shape},
+    tensor::{Graph, Tensor},
+};
+
+mod accumulate;
+mod attention;
+mod embedding;
+mod gather_rows;
+mod linear;
+mod rms_norm;
+mod rope;
+mod swiglu;
+mod token_logprob;
+
+pub(crate) use accumulate::Accumulate;
+pub use attention::{Attention, AttentionBackward, AttentionShape, CachedAttention};
+pub use embedding::{Embedding, EmbeddingDw};
+pub use gather_rows::{GatherRows, ScatterRows};
+pub use linear::{BiasGrad, Linear, LinearDw, LinearDx};
+pub use rms_norm::{RmsNorm, RmsNormBackward};
+pub use rope::{Rope, RopeAngles};
+pub use swiglu::{Swiglu, SwigluBackward};
+pub use token_logprob::{TokenLogprob, TokenLogprobBackward};
+
+/// Most inputs a kernel takes in a plan.
+pub const MAX_INPUTS: usize = 8;
+/// Most outputs a kernel has.
+pub const MAX_OUTPUTS: usize = 4;
+
+/// What the plan calls.
+pub trait Kernel: Debug + Send + Sync {
+    /// Bytes of scratch needed for at most `capacity` tokens and rows.
+    fn scratch(&self, capacity: Extent, bf16: bool) -> usize {
+        let _ = (capacity, bf16);
+        0
+    }
+
+    /// Whether output `out` is added to rather than written. The plan zeroes such a buffer first, or points it
+    /// at a gradient that is to be added to anyway.
+    fn accumulates(&self, out: usize) -> bool {
+        let _ = out;
+        false
+    }
+
+    /// Whether the kernel has to run though nothing reads its outputs.
+    fn is_sink(&self) -> bool {
+        false
+    }
+
+    /// Whether the kernel reads input `i` through [`Io`]; the optimizer reads its state through the bindings instead.
+    fn reads(&self, i: usize) -> bool {
+        let _ = i;
+        true
+    }
+
+    /// Whether it needs the KV cache.
+    fn uses_kv(&self) -> bool {
+        false
+    }
+
+    /// Whether it needs the optimizer's state.
+    fn uses_state(&self) -> bool {
+        false
+    }
+
+    /// Computes the outputs. Every element of an output that isn't accumulated is written.
+    fn run(&self, io: &mut Io<'_>);
+}
+
+/// An op of the graph above luminal's primitives.
+pub trait Composite: Kernel {
+    /// Name in messages and printed plans.
+    fn name(&self) -> &'static str;
+    /// Shapes of the outputs.
+    fn infer(&self, inputs: &[Shape]) -> Vec<Shape>;
+    /// The same outputs in primitives (or simpler composites).
+    fn decompose(&self, graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor>;
+    /// Gradients of the inputs, where there are any and `needs` asks for one.
+    ///
+    /// Panics if the op has no gradient.
+    fn gradient(&self, node: &Backward<'_>) -> Vec<Option<Tensor>> {
+        let _ = node;
+        panic!("{} has no gradient", self.name())
+    }
+    /// Whether a gradient can reach the inputs at all.
+    fn differentiable(&self) -> bool {
+        true
+    }
+    /// The parameter to whose gradient output 0 is added, for the op that does this.
+    fn gradient_of(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// What a gradient rule is given.
+pub struct Backward<'a> {
+    /// The graph to add to.
+    pub graph: &'a Graph,
+    /// The node's inputs.
+    pub inputs: &'a [Tensor],
+    /// The node's outputs.
+    pub outputs: &'a [Tensor],
+    /// Gradients of the outputs; at least one is there.
+    pub grads: &'a [Option<Tensor>],
+    /// Which inputs want a gradient.
+    pub needs: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// The gradient of the only differentiable output.
+    pub fn grad(&self) -> &Tensor {
+        self.grads[0].as_ref().expect("the first output has a gradient")
+    }
+}
+
+/// An input as a kernel sees it.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// Nothing is there.
+    None,
+    /// Numbers.
+    F32(&'a [f32]),
+    /// Ids, positions, rows.
+    U32(&'a [u32]),
+    /// A parameter.
+    Mat(Mat<'a>),
+    /// The batch's segments.
+    Segments(&'a [Segment]),
+}
+
+/// One call of a kernel.
+pub struct Io<'a> {
+    /// Tokens and rows of this execution.
+    pub extent: Extent,
+    /// Whether inputs of matrix products are rounded to bf16.
+    pub bf16: bool,
+    pub(crate) inputs: [Value<'a>; MAX_INPUTS],
+    pub(crate) outputs: [Option<&'a mut [f32]>; MAX_OUTPUTS],
+    pub(crate) scratch: &'a mut [u8],
+    pub(crate) kv: Option<&'a mut KvCache>,
+    pub(crate) state: Option<&'a mut dyn ParamState>,
+}
+
+impl<'a> Io<'a> {
+    /// Input `i`, numbers.
+    pub fn f32(&self, i: usize) -> &'a [f32] {
+        match self.inputs[i] {
+            Value::F32(x) | Value::Mat(Mat::F32(x)) => x,
+            _ => panic!("input {i} is not f32 numbers"),
+        }
+    }
+    /// Input `i`, integers.
+    pub fn u32(&self, i: usize) -> &'a [u32] {
+        match self.inputs[i] {
+            Value::U32(x) => x,
+            _ => panic!("input {i} is not u32 numbers"),
+        }
+    }
+    /// Input `i`, a parameter.
+    pub fn mat(&self, i: usize) -> Mat<'a> {
+        match self.inputs[i] {
+            Value::Mat(x) => x,
+            Value::F32(x) => Mat::F32(x),
+            _ => panic!("input {i} is not a parameter"),
+        }
+    }
+    /// Input `i`, a parameter, if the op was given one.
+    pub fn optional_mat(&self, i: usize) -> Option<Mat<'a>> {
+        (!matches!(self.inputs[i], Value::None)).then(|| self.mat(i))
+    }
+    /// Input `i`, segments.
+    pub fn segments(&self, i: usize) -> &'a [Segment] {
+        match self.inputs[i] {
+            Value::Segments(x) => x,
+            _ => panic!("input {i} is not segments"),
+        }
+    }
+    /// Output `i`; it can be taken once.
+    pub fn take(&mut self, i: usize) -> &'a mut [f32] {
+        self.outputs[i].take().expect("an output is taken once")
+    }
+    /// Working memory of at least [`Kernel::scratch`] bytes.
+    pub fn scratch(&mut self) -> Scratch<'a> {
+        Scratch::new(std::mem::take(&mut self.scratch))
+    }
+}
+
+/// The luminal operator of a composite.
+#[derive(Clone)]
+pub struct CompositeOp(pub Arc<dyn Composite>);
+
+impl Debug for CompositeOp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.name())
+    }
+}
+
+impl PartialEq for CompositeOp {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Operator for CompositeOp {
+    /// luminal's own executor only sees composites after [`crate::decompose::Decompose`].
+    fn process(&mut self, _: Vec<(InputTensor, ShapeTracker)>) -> Vec<Data> {
+        panic!("{} runs in a plan; decompose the graph to execute it on primitives", self.0.name())
+    }
+    fn custom(&mut self, key: &str, _: Box<dyn Any>) -> Option<Box<dyn Any>> {
+        (key == "composite").then(|| Box::new(self.0.clone()) as _)
+    }
+}

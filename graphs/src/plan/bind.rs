@@ -1,0 +1,164 @@
+//! What a plan is bound to for one execution: parameters, gradients, inputs, segments, the KV cache.
+
+use half::bf16;
+
+use crate::{
+    cpu::Mat,
+    plan::KvCache,
+    shape::Extent,
+};
+
+/// Most `f32` inputs of a graph.
+pub const MAX_F32: usize = 16;
+/// Most `u32` inputs of a graph.
+pub const MAX_U32: usize = 8;
+
+/// Consecutive tokens of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First packed token.
+    pub q_start: usize,
+    /// Tokens.
+    pub q_len: usize,
+    /// Row of the KV table that holds the sequence's position 0.
+    pub kv_row: usize,
+    /// Positions the table holds already.
+    pub past: usize,
+}
+
+/// The parameters of a model by index.
+pub trait Params: Sync {
+    /// Parameter `index`, row-major as stored.
+    fn get(&self, index: usize) -> Mat<'_>;
+}
+
+impl Params for Vec<Vec<f32>> {
+    fn get(&self, index: usize) -> Mat<'_> {
+        Mat::F32(&self[index])
+    }
+}
+
+impl Params for Vec<Vec<bf16>> {
+    fn get(&self, index: usize) -> Mat<'_> {
+        Mat::Bf16(&self[index])
+    }
+}
+
+/// Gradient buffers by parameter index. A plan adds to them; zeroing is the caller's.
+pub trait Grads: Send {
+    /// The buffer of parameter `index`, in the parameter's layout. Two indices never share memory.
+    fn get(&mut self, index: usize) -> &mut [f32];
+}
+
+impl Grads for Vec<Vec<f32>> {
+    fn get(&mut self, index: usize) -> &mut [f32] {
+        &mut self[index]
+    }
+}
+
+/// A parameter the optimizer may change.
+pub enum Master<'a> {
+    /// f32 mode: the parameter itself.
+    F32(&'a mut [f32]),
+    /// bf16 mode: the f32 master is `hi << 16 | lo`; `hi` is the bf16 parameter everybody reads.
+    Bf16 {
+        /// The bf16 weights.
+        hi: &'a mut [bf16],
+        /// The low halves of the f32 master.
+        lo: &'a mut [u16],
+    },
+}
+
+/// What AdamW keeps for a parameter.
+pub struct Slot<'a> {
+    /// The weights.
+    pub weights: Master<'a>,
+    /// First moment.
+    pub m: &'a mut [f32],
+    /// Second moment.
+    pub v: &'a mut [f32],
+}
+
+/// Parameters with their optimizer state, by index.
+pub trait ParamState: Send {
+    /// Parameter `index`.
+    fn slot(&mut self, index: usize) -> Slot<'_>;
+}
+
+/// Everything one execution reads and writes. Building one allocates nothing.
+pub struct Bindings<'a> {
+    /// Tokens and selected rows of this execution.
+    pub extent: Extent,
+    /// Parameters.
+    pub params: Option<&'a dyn Params>,
+    /// Gradients, if the graph has a backward pass; read if it is an optimizer's.
+    pub grads: Option<&'a mut dyn Grads>,
+    /// Optimizer state, for an optimizer's graph.
+    pub state: Option<&'a mut dyn ParamState>,
+    /// KV cache, for an inference graph.
+    pub kv: Option<&'a mut KvCache>,
+    /// Segments of the packed tokens.
+    pub segments: &'a [Segment],
+    pub(crate) f32s: [&'a [f32]; MAX_F32],
+    pub(crate) u32s: [&'a [u32]; MAX_U32],
+}
+
+/// An `f32` input of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct F32Input(pub(crate) usize);
+
+/// A `u32` input of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct U32Input(pub(crate) usize);
+
+impl<'a> Bindings<'a> {
+    /// Nothing bound, `tokens` packed tokens and `rows` selected rows.
+    pub fn new(tokens: usize, rows: usize) -> Self {
+        Bindings {
+            extent: Extent { tokens, rows },
+            params: None,
+            grads: None,
+            state: None,
+            kv: None,
+            segments: &[],
+            f32s: [&[]; MAX_F32],
+            u32s: [&[]; MAX_U32],
+        }
+    }
+
+    /// Binds parameters.
+    pub fn params(mut self, params: &'a dyn Params) -> Self {
+        self.params = Some(params);
+        self
+    }
+    /// Binds gradient buffers.
+    pub fn grads(mut self, grads: &'a mut dyn Grads) -> Self {
+        self.grads = Some(grads);
+        self
+    }
+    /// Binds optimizer state.
+    pub fn state(mut self, state: &'a mut dyn ParamState) -> Self {
+        self.state = Some(state);
+        self
+    }
+    /// Binds a KV cache.
+    pub fn kv(mut self, kv: &'a mut KvCache) -> Self {
+        self.kv = Some(kv);
+        self
+    }
+    /// Binds segments.
+    pub fn segments(mut self, segments: &'a [Segment]) -> Self {
+        self.segments = segments;
+        self
+    }
+    /// Binds an `f32` input; a scalar is one number.
+    pub fn f32(mut self, input: F32Input, data: &'a [f32]) -> Self {
+        self.f32s[input.0] = data;
+        self
+    }
+    /// Binds a `u32` input.
+    pub fn u32(mut self, input: U32Input, data: &'a [u32]) -> Self {
+        self.u32s[input.0] = data;
+        self
+    }
+}

@@ -1,0 +1,419 @@
+//! Plans: a graph compiled for a capacity into a flat schedule over one arena.
+//!
+//! Compilation drops what no output needs, keeps the order in which nodes were added (inputs come first, and
+//! checkpointing relies on it), finds lifetimes, places buffers, and replaces the graph by one luminal operator.
+//! Executing it allocates nothing and looks nothing up: every operand is an offset or an index.
+//!
+//! Absent so far on purpose: fusion across nodes, and shapes specialised beyond the capacity.
+
+mod bind;
+mod exec;
+mod kv;
+mod memory;
+mod primitive;
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use luminal::graph::{Graph as Luminal, NodeIndex};
+
+pub use bind::{
+    Bindings, F32Input, Grads, MAX_F32, MAX_U32, Master, ParamState, Params, Segment, Slot, U32Input,
+};
+pub use kv::KvCache;
+
+use crate::{
+    Error,
+    ops::{Kernel, MAX_INPUTS, MAX_OUTPUTS},
+    shape::{Extent, Shape, Size},
+    tensor::{Graph, LeafKind, Node, Tensor},
+};
+use exec::{Place, PlanOp, Step};
+use memory::Lifetime;
+
+/// What a plan is compiled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Most packed tokens of an execution.
+    pub tokens: usize,
+    /// Most selected rows of an execution.
+    pub rows: usize,
+    /// Parameters are bf16, and the inputs of matrix products are rounded to it.
+    pub bf16: bool,
+}
+
+/// An input and the number of elements it must have.
+#[derive(Clone, Debug)]
+struct Input {
+    name: String,
+    size: Size,
+    used: bool,
+}
+
+/// A compiled graph. It may move to another thread, unlike the graph it came from.
+pub struct Plan {
+    luminal: Luminal,
+    node: NodeIndex,
+    outputs: Vec<(usize, Shape)>,
+    f32s: Vec<Input>,
+    u32s: Vec<Input>,
+    capacity: Extent,
+    needs: Needs,
+}
+
+// SAFETY: the luminal graph holds a single node, the `PlanOp`, which is `Send`, and no tensors.
+unsafe impl Send for Plan {}
+
+#[derive(Default)]
+struct Needs {
+    params: bool,
+    grads: bool,
+    state: bool,
+    kv: bool,
+}
+
+impl Plan {
+    /// Compiles what `outputs` need, and every sink of the graph (gradients, optimizer steps).
+    ///
+    /// # Errors
+    /// If the graph has more inputs than a plan can bind.
+    pub fn compile(graph: &Graph, outputs: &[&Tensor], options: Options) -> Result<Plan, Error> {
+        Planner::new(graph, options).compile(outputs)
+    }
+
+    /// The input called `name`.
+    ///
+    /// # Errors
+    /// If the graph has no such `f32` input.
+    pub fn f32_input(&self, name: &str) -> Result<F32Input, Error> {
+        find(&self.f32s, name).map(F32Input)
+    }
+
+    /// The input called `name`.
+    ///
+    /// # Errors
+    /// If the graph has no such `u32` input.
+    pub fn u32_input(&self, name: &str) -> Result<U32Input, Error> {
+        find(&self.u32s, name).map(U32Input)
+    }
+
+    /// Executes the plan. Results are read by [`Plan::output`], gradients lie in the bound buffers.
+    ///
+    /// Call it inside a rayon pool to allocate nothing.
+    ///
+    /// # Errors
+    /// If the extent exceeds the capacity, or something needed isn't bound or has the wrong length.
+    pub fn run(&mut self, b: &mut Bindings<'_>) -> Result<(), Error> {
+        self.check(b)?;
+        self.op_mut().lend(Some(b));
+        self.luminal.execute();
+        Ok(())
+    }
+
+    fn check(&self, b: &Bindings<'_>) -> Result<(), Error> {
+        let (e, c) = (b.extent, self.capacity);
+        if e.tokens > c.tokens || e.rows > c.rows {
+            return Err(Error::Capacity { found: e, capacity: c });
+        }
+        let bound = |ok: bool, needed: bool, what| if ok || !needed { Ok(()) } else { Err(Error::Unbound(what)) };
+        bound(b.params.is_some(), self.needs.params, "parameters")?;
+        bound(b.grads.is_some(), self.needs.grads, "gradients")?;
+        bound(b.state.is_some(), self.needs.state, "optimizer state")?;
+        bound(b.kv.is_some(), self.needs.kv, "KV cache")?;
+        let lengths = |inputs: &[Input], len: &dyn Fn(usize) -> usize| {
+            for (i, input) in inputs.iter().enumerate().filter(|(_, i)| i.used) {
+                let (expected, found) = (input.size.at(e), len(i));
+                if expected != found {
+                    return Err(Error::Length { input: input.name.clone(), expected, found });
+                }
+            }
+            Ok(())
+        };
+        lengths(&self.f32s, &|i| b.f32s[i].len())?;
+        lengths(&self.u32s, &|i| b.u32s[i].len())
+    }
+
+    /// Output `i` in the order given to [`Plan::compile`], as the last execution left it.
+    pub fn output(&self, i: usize) -> &[f32] {
+        let (offset, shape) = &self.outputs[i];
+        let op = self.op();
+        op.read(*offset, Size::of(shape).at(op.extent))
+    }
+
+    /// Capacity the plan was compiled for.
+    pub fn capacity(&self) -> Extent {
+        self.capacity
+    }
+
+    /// Bytes of the arena and of the scratch.
+    pub fn memory(&self) -> (usize, usize) {
+        self.op().memory()
+    }
+
+    /// Number of kernel calls an execution makes.
+    pub fn steps(&self) -> usize {
+        self.op().steps.len()
+    }
+
+    /// The schedule as text, a line a step: its name, where its inputs and outputs lie.
+    pub fn to_text(&self) -> String {
+        let mut s = String::new();
+        for (i, step) in self.op().steps.iter().enumerate() {
+            let list = |places: &[Place]| {
+                let used = places.iter().take_while(|p| **p != Place::None);
+                used.map(|p| self.place_text(p)).collect::<Vec<_>>().join(", ")
+            };
+            let _ = writeln!(s, "{i:4} {:24} {} -> {}", step.name, list(&step.inputs), list(&step.outputs));
+        }
+        let (arena, scratch) = self.memory();
+        let _ = writeln!(s, "arena {arena} bytes, scratch {scratch} bytes");
+        s
+    }
+
+    fn place_text(&self, p: &Place) -> String {
+        match *p {
+            Place::None => "-".into(),
+            Place::Arena(at, size) => format!("@{at}+{}", 4 * size.at(self.capacity)),
+            Place::Constant(_, n) => format!("const[{n}]"),
+            Place::Param(i) => format!("param {i}"),
+            Place::Grad(i) => format!("grad {i}"),
+            Place::F32(i) => self.f32s[i].name.clone(),
+            Place::U32(i) => self.u32s[i].name.clone(),
+            Place::Segments => "segments".into(),
+        }
+    }
+
+    fn op(&self) -> &PlanOp {
+        let node = self.luminal.graph.node_weight(self.node).expect("the plan's node");
+        (**node).as_any().downcast_ref().expect("the plan's operator")
+    }
+
+    fn op_mut(&mut self) -> &mut PlanOp {
+        let node = self.luminal.graph.node_weight_mut(self.node).expect("the plan's node");
+        (**node).as_any_mut().downcast_mut().expect("the plan's operator")
+    }
+}
+
+fn find(inputs: &[Input], name: &str) -> Result<usize, Error> {
+    inputs.iter().position(|i| i.name == name).ok_or_else(|| Error::UnknownInput {
+        name: name.to_string(),
+        known: inputs.iter().map(|i| i.name.as_str()).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// A value of the graph: a node's output.
+type Key = (usize, u8);
+
+/// The state of a compilation.
+struct Planner<'g> {
+    graph: &'g Graph,
+    options: Options,
+    needs: Needs,
+    f32s: Vec<Input>,
+    u32s: Vec<Input>,
+    constants: Vec<f32>,
+    places: BTreeMap<Key, Place>,
+}
+
+/// A step before its memory is placed.
+struct Draft {
+    id: usize,
+    name: String,
+    kernel: Arc<dyn Kernel>,
+    inputs: Vec<Key>,
+    outputs: Vec<Shape>,
+    /// Parameter whose gradient output 0 is, for an accumulate node.
+    gradient: Option<usize>,
+}
+
+impl<'g> Planner<'g> {
+    fn new(graph: &'g Graph, options: Options) -> Self {
+        Planner {
+            graph,
+            options,
+            needs: Needs::default(),
+            f32s: vec![],
+            u32s: vec![],
+            constants: vec![],
+            places: BTreeMap::new(),
+        }
+    }
+
+    fn compile(mut self, outputs: &[&Tensor]) -> Result<Plan, Error> {
+        let outputs: Vec<Tensor> = outputs.iter().map(|t| self.owned(t)).collect();
+        let drafts = self.drafts(&outputs)?;
+        let capacity = Extent { tokens: self.options.tokens, rows: self.options.rows };
+        let scratch = drafts.iter().map(|d| d.kernel.scratch(capacity, self.options.bf16)).max().unwrap_or(0);
+        let (steps, arena) = self.place(drafts, &outputs, capacity);
+        let outputs = outputs
+            .iter()
+            .map(|t| match self.places[&(t.id.index(), t.out)] {
+                Place::Arena(at, _) => (at, t.dims()),
+                _ => unreachable!("outputs are computed values"),
+            })
+            .collect();
+        let op = PlanOp::new(steps, self.constants, self.options.bf16, arena, scratch);
+        let mut luminal = Luminal::new();
+        let node = luminal.add_op(op).finish();
+        luminal.compile((), ());
+        Ok(Plan { luminal, node, outputs, f32s: self.f32s, u32s: self.u32s, capacity, needs: self.needs })
+    }
+
+    /// The output itself if it is a computed, contiguous value, else a copy of it.
+    fn owned(&self, t: &Tensor) -> Tensor {
+        let computed = matches!(self.graph.node(t.id), Node::Primitive(_) | Node::Composite(_));
+        if computed && t.is_contiguous() {
+            return t.clone();
+        }
+        self.graph.primitive(crate::tensor::Primitive::Contiguous, &[t], &t.dims())
+    }
+
+    /// The nodes that have to run, in order.
+    fn drafts(&mut self, outputs: &[Tensor]) -> Result<Vec<Draft>, Error> {
+        let nodes: Vec<Node> = (0..self.graph.len()).map(|i| self.graph.node(NodeIndex::new(i))).collect();
+        let inputs: Vec<Vec<Tensor>> =
+            (0..nodes.len()).map(|i| self.graph.inputs(NodeIndex::new(i))).collect();
+        let mut alive = vec![false; nodes.len()];
+        outputs.iter().for_each(|t| alive[t.id.index()] = true);
+        for i in (0..nodes.len()).rev() {
+            if let Node::Composite(c) = &nodes[i] {
+                alive[i] |= c.is_sink();
+            }
+            if alive[i] {
+                inputs[i].iter().for_each(|t| alive[t.id.index()] = true);
+            }
+        }
+        let mut drafts = vec![];
+        for (i, node) in nodes.into_iter().enumerate() {
+            let shapes = self.graph.outputs(NodeIndex::new(i));
+            let leaf_place = match &node {
+                Node::Leaf(l) => Some(self.leaf(l.kind, &l.name, &shapes[0], alive[i])?),
+                Node::Literal(l) => Some(self.constant(&l.data)),
+                Node::Constant(v) => Some(self.constant(&[*v])),
+                _ => None,
+            };
+            if let Some(place) = leaf_place {
+                self.places.insert((i, 0), place);
+            }
+            let (name, kernel, gradient): (_, Arc<dyn Kernel>, _) = match node {
+                _ if !alive[i] => continue,
+                Node::Primitive(p) => {
+                    (format!("{p:?}"), Arc::new(primitive::PrimitiveKernel::new(p, &inputs[i])), None)
+                }
+                Node::Composite(c) => (c.name().to_string(), c.clone() as _, c.gradient_of()),
+                _ => continue,
+            };
+            let inputs = inputs[i].iter().map(|t| (t.id.index(), t.out)).collect();
+            drafts.push(Draft { id: i, name, kernel, inputs, outputs: shapes, gradient });
+        }
+        Ok(drafts)
+    }
+
+    fn constant(&mut self, data: &[f32]) -> Place {
+        let at = self.constants.len();
+        self.constants.extend_from_slice(data);
+        Place::Constant(at, data.len())
+    }
+
+    fn leaf(&mut self, kind: LeafKind, name: &str, shape: &Shape, used: bool) -> Result<Place, Error> {
+        let input = Input { name: name.to_string(), size: Size::of(shape), used };
+        let too_many = |list: &[Input], most| {
+            if list.len() < most { Ok(()) } else { Err(Error::TooManyInputs { name: name.to_string(), most }) }
+        };
+        Ok(match kind {
+            LeafKind::Param(i) => {
+                self.needs.params |= used;
+                Place::Param(i)
+            }
+            LeafKind::Grad(i) => {
+                self.needs.grads |= used;
+                Place::Grad(i)
+            }
+            LeafKind::Moment1(_) | LeafKind::Moment2(_) => {
+                self.needs.state |= used;
+                Place::None
+            }
+            LeafKind::F32(i) => {
+                too_many(&self.f32s, MAX_F32)?;
+                self.f32s.push(input);
+                Place::F32(i)
+            }
+            LeafKind::U32(i) => {
+                too_many(&self.u32s, MAX_U32)?;
+                self.u32s.push(input);
+                Place::U32(i)
+            }
+            LeafKind::Segments => Place::Segments,
+        })
+    }
+
+    /// Finds lifetimes and places all buffers; returns the steps and the arena's size.
+    fn place(&mut self, mut drafts: Vec<Draft>, outputs: &[Tensor], capacity: Extent) -> (Vec<Step>, usize) {
+        self.redirect_gradients(&mut drafts, outputs);
+        let mut last: BTreeMap<Key, usize> = BTreeMap::new();
+        for (s, d) in drafts.iter().enumerate() {
+            d.inputs.iter().for_each(|&k| {
+                last.insert(k, s);
+            });
+        }
+        outputs.iter().for_each(|t| {
+            last.insert((t.id.index(), t.out), usize::MAX);
+        });
+        let mut keys = vec![];
+        let mut lifetimes = vec![];
+        for (s, d) in drafts.iter().enumerate() {
+            for (o, shape) in d.outputs.iter().enumerate() {
+                let key = (d.id, o as u8);
+                if self.places.contains_key(&key) {
+                    continue; // a gradient
+                }
+                let bytes = memory::bytes(Size::of(shape), capacity);
+                lifetimes.push(Lifetime { bytes, first: s, last: last.get(&key).copied().unwrap_or(s) });
+                keys.push((key, Size::of(shape)));
+            }
+        }
+        let (offsets, arena) = memory::place(&lifetimes);
+        for ((key, size), at) in keys.into_iter().zip(offsets) {
+            self.places.insert(key, Place::Arena(at, size));
+        }
+        (drafts.into_iter().map(|d| self.step(d)).collect(), arena)
+    }
+
+    /// Lets a kernel that accumulates write into the gradient itself where an accumulate node is its only reader.
+    fn redirect_gradients(&mut self, drafts: &mut Vec<Draft>, outputs: &[Tensor]) {
+        let mut readers: BTreeMap<Key, usize> = BTreeMap::new();
+        for k in drafts.iter().flat_map(|d| &d.inputs).copied() {
+            *readers.entry(k).or_default() += 1;
+        }
+        for t in outputs {
+            *readers.entry((t.id.index(), t.out)).or_default() += 1;
+        }
+        let accumulating: BTreeMap<usize, Arc<dyn Kernel>> =
+            drafts.iter().map(|d| (d.id, d.kernel.clone())).collect();
+        drafts.retain(|d| {
+            let Some(param) = d.gradient else { return true };
+            self.needs.grads = true;
+            let source = d.inputs[0];
+            let direct = readers[&source] == 1
+                && accumulating.get(&source.0).is_some_and(|k| k.accumulates(source.1 as usize));
+            self.places.insert(if direct { source } else { (d.id, 0) }, Place::Grad(param));
+            !direct
+        });
+    }
+
+    fn step(&mut self, d: Draft) -> Step {
+        assert!(d.inputs.len() <= MAX_INPUTS && d.outputs.len() <= MAX_OUTPUTS, "{} has too many operands", d.name);
+        let mut inputs = [Place::None; MAX_INPUTS];
+        for (i, key) in d.inputs.iter().enumerate().filter(|(i, _)| d.kernel.reads(*i)) {
+            inputs[i] = self.places[key];
+        }
+        let mut outputs = [Place::None; MAX_OUTPUTS];
+        let mut zero = [false; MAX_OUTPUTS];
+        for i in 0..d.outputs.len() {
+            outputs[i] = self.places[&(d.id, i as u8)];
+            zero[i] = d.kernel.accumulates(i) && matches!(outputs[i], Place::Arena(..));
+        }
+        self.needs.kv |= d.kernel.uses_kv();
+        self.needs.state |= d.kernel.uses_state();
+        Step { kernel: d.kernel, name: d.name, inputs, outputs, zero }
+    }
+}

@@ -1,0 +1,220 @@
+//! Luminal's primitives as kernels: strided loops with broadcast, axes merged where all operands allow it.
+
+use rayon::prelude::*;
+
+use crate::{
+    ops::{Io, Kernel},
+    shape::{self, Extent, Shape, Size},
+    tensor::{Primitive, Tensor},
+};
+
+/// Elements from which a loop is worth dividing between threads.
+const PARALLEL: usize = 1 << 16;
+/// Elements a task takes at once.
+const CHUNK: usize = 1 << 14;
+/// Most axes luminal's trackers have.
+const AXES: usize = 6;
+
+/// One primitive with the views of its inputs.
+#[derive(Debug)]
+pub(crate) struct PrimitiveKernel {
+    op: Primitive,
+    dims: Shape,
+    strides: Vec<Vec<Option<Size>>>,
+}
+
+impl PrimitiveKernel {
+    pub fn new(op: Primitive, inputs: &[Tensor]) -> Self {
+        let dims = inputs[0].dims();
+        let strides = inputs.iter().map(|t| shape::strides(&t.shape)).collect();
+        PrimitiveKernel { op, dims, strides }
+    }
+
+    fn axes<const N: usize>(&self, e: Extent) -> Axes<N> {
+        let mut axes = Axes { n: self.dims.len(), dims: [1; AXES], strides: [[0; AXES]; N] };
+        for (i, &d) in self.dims.iter().enumerate() {
+            axes.dims[i] = Size::of(&[d]).at(e);
+            for (s, strides) in axes.strides.iter_mut().zip(&self.strides) {
+                s[i] = strides[i].map_or(0, |s| s.at(e));
+            }
+        }
+        axes
+    }
+}
+
+/// Dimensions and strides at run time.
+struct Axes<const N: usize> {
+    n: usize,
+    dims: [usize; AXES],
+    strides: [[usize; AXES]; N],
+}
+
+impl<const N: usize> Axes<N> {
+    /// Merges neighbouring axes that all inputs step through alike.
+    fn merged(mut self) -> Self {
+        let mut i = 0;
+        while i + 1 < self.n {
+            let inner = self.dims[i + 1];
+            if self.strides.iter().all(|s| s[i] == s[i + 1] * inner) {
+                self.remove_merged(i);
+            } else {
+                i += 1;
+            }
+        }
+        self
+    }
+
+    fn remove_merged(&mut self, i: usize) {
+        self.dims[i] *= self.dims[i + 1];
+        for s in &mut self.strides {
+            s[i] = s[i + 1];
+        }
+        self.remove(i + 1);
+    }
+
+    /// Drops an axis.
+    fn remove(&mut self, i: usize) {
+        self.dims.copy_within(i + 1.., i);
+        for s in &mut self.strides {
+            s.copy_within(i + 1.., i);
+        }
+        self.n -= 1;
+    }
+
+    fn inner(&self) -> usize {
+        if self.n == 0 { 1 } else { self.dims[self.n - 1] }
+    }
+
+    fn inner_strides(&self) -> [usize; N] {
+        std::array::from_fn(|k| if self.n == 0 { 0 } else { self.strides[k][self.n - 1] })
+    }
+
+    /// Offsets of row `row` (all axes but the last) in each input.
+    fn offsets(&self, mut row: usize) -> [usize; N] {
+        let mut at = [0; N];
+        for i in (0..self.n.saturating_sub(1)).rev() {
+            let x = row % self.dims[i];
+            row /= self.dims[i];
+            for (at, s) in at.iter_mut().zip(&self.strides) {
+                *at += x * s[i];
+            }
+        }
+        at
+    }
+}
+
+fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    let chunk = |(y, x): (&mut [f32], &[f32])| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
+    if y.len() < PARALLEL {
+        chunk((y, x));
+    } else {
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(chunk);
+    }
+}
+
+fn zip(axes: Axes<2>, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    let axes = axes.merged();
+    let (n, [sa, sb]) = (axes.inner(), axes.inner_strides());
+    if n == 0 {
+        return;
+    }
+    let row = |y: &mut [f32], a: &[f32], b: &[f32]| match (sa, sb) {
+        (1, 1) => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b)),
+        (1, 0) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b[0])),
+        (0, 1) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a[0], b)),
+        _ => y.iter_mut().enumerate().for_each(|(i, y)| *y = f(a[i * sa], b[i * sb])),
+    };
+    if axes.n <= 1 {
+        if y.len() < PARALLEL {
+            return row(y, a, b);
+        }
+        let part = |(i, y): (usize, &mut [f32])| row(y, &a[i * CHUNK * sa..], &b[i * CHUNK * sb..]);
+        return y.par_chunks_mut(CHUNK).enumerate().for_each(part);
+    }
+    let rows = |(r, y): (usize, &mut [f32])| {
+        let [oa, ob] = axes.offsets(r);
+        row(y, &a[oa..], &b[ob..]);
+    };
+    if y.len() < PARALLEL {
+        y.chunks_mut(n).enumerate().for_each(rows);
+    } else {
+        y.par_chunks_mut(n).enumerate().for_each(rows);
+    }
+}
+
+fn copy(axes: Axes<1>, x: &[f32], y: &mut [f32]) {
+    let axes = axes.merged();
+    let (n, [s]) = (axes.inner(), axes.inner_strides());
+    if n == 0 {
+        return;
+    }
+    for (r, y) in y.chunks_mut(n).enumerate() {
+        let x = &x[axes.offsets(r)[0]..];
+        if s == 1 {
+            y.copy_from_slice(&x[..n]);
+        } else {
+            y.iter_mut().enumerate().for_each(|(i, y)| *y = x[i * s]);
+        }
+    }
+}
+
+/// Folds an axis in order; sums are kept in f64, so that a loss over many tokens stays exact.
+fn reduce(mut axes: Axes<1>, axis: usize, x: &[f32], y: &mut [f32], sum: bool) {
+    let (n, step) = (axes.dims[axis], axes.strides[0][axis]);
+    axes.remove(axis);
+    // Add an axis of one element: `offsets` walks all but the last.
+    let last = axes.n;
+    axes.dims[last] = 1;
+    axes.n += 1;
+    for (r, y) in y.iter_mut().enumerate() {
+        let x = &x[axes.offsets(r)[0].min(x.len())..];
+        let items = (0..n).map(|i| x[i * step]);
+        *y = if sum {
+            items.map(f64::from).sum::<f64>() as f32
+        } else {
+            items.fold(f32::NEG_INFINITY, f32::max)
+        };
+    }
+}
+
+impl Kernel for PrimitiveKernel {
+    fn run(&self, io: &mut Io<'_>) {
+        let (e, y, a) = (io.extent, io.take(0), io.f32(0));
+        let two = |f: fn(f32, f32) -> f32, y| zip(self.axes::<2>(e), a, io.f32(1), y, f);
+        match self.op {
+            Primitive::Log2 => map(a, y, f32::log2),
+            Primitive::Exp2 => map(a, y, f32::exp2),
+            Primitive::Sin => map(a, y, f32::sin),
+            Primitive::Sqrt => map(a, y, f32::sqrt),
+            Primitive::Recip => map(a, y, f32::recip),
+            Primitive::Add => two(|a, b| a + b, y),
+            Primitive::Mul => two(|a, b| a * b, y),
+            Primitive::Mod => two(|a, b| a % b, y),
+            Primitive::LessThan => two(|a, b| f32::from(a < b), y),
+            Primitive::Contiguous => copy(self.axes(e), a, y),
+            Primitive::SumReduce(axis) => reduce(self.axes(e), axis, a, y, true),
+            Primitive::MaxReduce(axis) => reduce(self.axes(e), axis, a, y, false),
+            Primitive::Iota(_) => y.iter_mut().enumerate().for_each(|(i, y)| *y = i as f32),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Dim;
+
+    #[test]
+    fn axes_that_step_alike_merge() {
+        let dims = vec![Dim::Tokens, Dim::Fixed(3), Dim::Fixed(4)];
+        let full = vec![Some(Size::of(&dims[1..])), Some(Size::of(&dims[2..])), Some(Size::ONE)];
+        let column = vec![Some(Size::ONE), None, None];
+        let e = Extent { tokens: 5, rows: 0 };
+        let k = PrimitiveKernel { op: Primitive::Add, dims: dims.clone(), strides: vec![full.clone(), full.clone()] };
+        let axes = k.axes::<2>(e).merged();
+        assert_eq!((axes.n, axes.dims[0], axes.strides[0][0]), (1, 60, 1));
+        let k = PrimitiveKernel { op: Primitive::Add, dims, strides: vec![full, column] };
+        let axes = k.axes::<2>(e).merged();
+        assert_eq!((axes.n, &axes.dims[..2], axes.strides[1][0]), (2, &[5, 12][..], 1));
+    }
+}
