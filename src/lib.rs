@@ -1,5 +1,6 @@
 //! Toolsmith.
 
+pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod learn;

@@ -88,9 +88,9 @@ impl Wrapper {
     /// The dialect's wrapper in this vocabulary.
     pub fn new(dialect: Dialect, text: &dyn Text) -> Result<Self, Error> {
         let (open, close) = match dialect {
-            Dialect::Retool if text.special("<interpreter>").is_some() => ("<interpreter>", "</interpreter>"),
+            Dialect::Retool if text.token("<interpreter>").is_some() => ("<interpreter>", "</interpreter>"),
             Dialect::Retool => ("\n<interpreter>\n", "\n</interpreter>\n"),
-            Dialect::Hermes if text.special("<|im_start|>").is_some() => (
+            Dialect::Hermes if text.token("<|im_start|>").is_some() => (
                 "<|im_end|>\n<|im_start|>user\n<tool_response>\n",
                 "\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
             ),
@@ -336,6 +336,6 @@ mod tests {
         let text = Ascii::with_tags();
         let chat = Wrapper::new(Dialect::Hermes, &text).unwrap();
         assert_eq!(text.decode(&chat.close), "\n</tool_response><|im_end|>\n<|im_start|>assistant\n");
-        assert!(chat.close.contains(&text.special("<|im_start|>").unwrap()));
+        assert!(chat.close.contains(&text.token("<|im_start|>").unwrap()));
     }
 }

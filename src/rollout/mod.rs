@@ -12,13 +12,13 @@ pub mod dialect;
 pub mod sampler;
 pub mod scheduler;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod text;
 pub mod tools;
 pub mod trajectory;
 
 pub use sampler::{Choice, Sampling};
-pub use text::Text;
+pub use text::{Stream, Text};
 pub use tools::{ToolPool, ToolResult};
 pub use trajectory::{EndReason, Source, Token, ToolCall, Trajectory};
 
@@ -45,7 +45,7 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] toolsmith_models::Error),
     /// Text could not be made into token ids.
-    #[error("tokenizer: {0}")]
+    #[error("{0}")]
     Text(String),
     /// No tool result can come any more.
     #[error("sandbox: {0}")]
@@ -196,7 +196,7 @@ pub fn rollout(
 }
 
 /// One sequence: its trajectory and what reads it.
-struct Sequence {
+struct Sequence<'a> {
     trajectory: Trajectory,
     ended: bool,
     rng: Rng,
@@ -204,7 +204,7 @@ struct Sequence {
     drawn: u64,
     /// Tokens sampled in this turn.
     turn_len: usize,
-    stream: text::Stream,
+    stream: Box<dyn Stream + 'a>,
     turn: Turn,
     /// The program that runs.
     program: String,
@@ -221,7 +221,7 @@ struct Run<'a> {
     max_context: usize,
     wrapper: Wrapper,
     scheduler: Scheduler,
-    sequences: Vec<Sequence>,
+    sequences: Vec<Sequence<'a>>,
     /// Sequences whose programs run, by the id given to the pool.
     running: HashMap<u64, usize>,
     stats: RolloutStats,
@@ -285,7 +285,7 @@ impl<'a> Run<'a> {
             rng: Rng::new(request.seed, request.problem as u32, sample as u32),
             drawn: 0,
             turn_len: 0,
-            stream: text::Stream::default(),
+            stream: self.text.stream(),
             turn: Turn::new(self.config.dialect, self.config.stop_at_answer),
             program: String::new(),
         });
@@ -313,11 +313,13 @@ impl<'a> Run<'a> {
     /// Samples a token for every row of `logits` `[rows, vocab]` and reads it.
     fn advance(&mut self, plan: &Plan, logits: &[f32], vocab: usize) -> Result<(), Error> {
         let ready: Vec<usize> = plan.work.iter().filter(|w| w.logits).map(|w| w.sequence).collect();
-        let (sequences, sampling) = (&self.sequences, self.sampling);
-        let choices: Vec<Option<Choice>> = ready
+        let draw = |&id: &usize| self.sequences[id].rng.unit_at(self.sequences[id].drawn);
+        let draws: Vec<f64> = ready.iter().map(draw).collect();
+        let sampling = self.sampling;
+        let choices: Vec<Option<Choice>> = draws
             .par_iter()
             .zip(logits.par_chunks_exact(vocab))
-            .map(|(&id, row)| sampling.choose(row, sequences[id].rng.unit_at(sequences[id].drawn)))
+            .map(|(&u, row)| sampling.choose(row, u))
             .collect();
         for (id, choice) in ready.into_iter().zip(choices) {
             let t = &self.sequences[id].trajectory;
@@ -340,10 +342,10 @@ impl<'a> Run<'a> {
             self.end(id, EndReason::EndOfTurn);
             return Ok(());
         }
-        let delta = s.stream.push(text, choice.id);
+        let delta = s.stream.push(choice.id);
         let (problem, sample) = (s.trajectory.problem, s.trajectory.sample);
         let mut stop = false;
-        let found = s.turn.push(&delta, &mut |part| {
+        let found = s.turn.push(delta, &mut |part| {
             stop |= (self.on_event)(Event::Sequence { problem, sample, part }) == Control::Stop;
         });
         self.stopped |= stop;
@@ -413,7 +415,7 @@ impl<'a> Run<'a> {
             fuel: result.fuel,
         });
         s.turn_len = 0;
-        s.stream = text::Stream::default();
+        s.stream = self.text.stream();
         s.turn = Turn::new(self.config.dialect, self.config.stop_at_answer);
         let (problem, sample) = (s.trajectory.problem, s.trajectory.sample);
         let part = Part::Output(&s.trajectory.calls[s.trajectory.calls.len() - 1]);

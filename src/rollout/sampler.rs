@@ -7,6 +7,7 @@
 //! trainer's.
 
 use crate::config::RolloutConfig;
+use toolsmith_graphs::cpu::token_logprob_of;
 
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,8 +47,8 @@ impl Sampling {
     /// `None` if the row has no finite maximum or holds a NaN: the weights have diverged.
     pub fn choose(&self, row: &[f32], u: f64) -> Option<Choice> {
         let best = argmax(row)?;
-        let id = if self.temperature > 0.0 { self.draw(row, row[best], u) } else { best };
-        Some(Choice { id: id as u32, logprob: token_logprob_of(row, id, self.inv_temperature()) })
+        let id = if self.temperature > 0.0 { self.draw(row, row[best], u) } else { best } as u32;
+        Some(Choice { id, logprob: token_logprob_of(row, id, self.inv_temperature()) })
     }
 
     /// Inverse transform over the kept tokens in index order.
@@ -104,13 +105,6 @@ impl Sampling {
         }
         range.first().map(|&i| i as usize)
     }
-}
-
-/// log softmax(row · inv_temperature)[token], summed in index order.
-fn token_logprob_of(row: &[f32], token: usize, inv_temperature: f32) -> f32 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|&x| f64::from((x - max) * inv_temperature).exp()).sum();
-    (row[token] - max) * inv_temperature - sum.ln() as f32
 }
 
 /// Whether token `i` ranks at or above token `t`.
@@ -175,7 +169,7 @@ mod tests {
             let s = Sampling { temperature: t, top_k: k, top_p: p };
             let got = s.choose(&row, u).unwrap();
             prop_assert_eq!(got.id as usize, naive(&row, s, u));
-            prop_assert_eq!(got.logprob.to_bits(), token_logprob_of(&row, got.id as usize, t.recip()).to_bits());
+            prop_assert_eq!(got.logprob.to_bits(), token_logprob_of(&row, got.id, t.recip()).to_bits());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Scripted stand-ins for the tokenizer, the model and the sandbox: tests of the loop need to know exactly
 //! what is asked of each.
 
-use super::{Error, Text, ToolPool, ToolResult};
+use super::{Error, Stream, Text, ToolPool, ToolResult};
 use crate::rng::Rng;
 use std::cell::RefCell;
 use std::time::Duration;
@@ -53,12 +53,27 @@ impl Text for Ascii {
             .collect()
     }
 
-    fn special(&self, token: &str) -> Option<u32> {
+    fn stream(&self) -> Box<dyn Stream + '_> {
+        struct Shown(Ascii, String);
+        impl Stream for Shown {
+            fn push(&mut self, id: u32) -> &str {
+                self.1 = self.0.decode(&[id]);
+                &self.1
+            }
+        }
+        Box::new(Shown(*self, String::new()))
+    }
+
+    fn token(&self, token: &str) -> Option<u32> {
         self.special.iter().position(|s| *s == token).map(|i| 128 + i as u32)
     }
 
     fn is_end(&self, id: u32) -> bool {
         id == Self::END
+    }
+
+    fn end(&self) -> Option<u32> {
+        Some(Self::END)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a rollout needs from a tokenizer.
 
 use super::Error;
+use toolsmith_models::tokenizer::{Decoder, Specials, Tokenizer};
 
 /// Token ids to text and back. The tokenizer implements it; tests script it.
 pub trait Text: Sync {
@@ -10,37 +11,54 @@ pub trait Text: Sync {
     fn encode_plain(&self, text: &str) -> Result<Vec<u32>, Error>;
     /// Text of `ids`, special tokens included. Bytes that are no UTF-8 become U+FFFD.
     fn decode(&self, ids: &[u32]) -> String;
-    /// The id of `token` if it is one entry of the vocabulary that text cannot be split across
-    /// (a special or added token).
-    fn special(&self, token: &str) -> Option<u32>;
+    /// Decodes one token at a time.
+    fn stream(&self) -> Box<dyn Stream + '_>;
+    /// The id of `token` if it is one entry of the vocabulary.
+    fn token(&self, token: &str) -> Option<u32>;
     /// Whether `id` ends the model's turn.
     fn is_end(&self, id: u32) -> bool;
+    /// The token that ends a turn in traces to learn from.
+    fn end(&self) -> Option<u32>;
 }
 
-/// Turns ids into text one at a time, holding back characters whose bytes are not complete.
-///
-/// Decodes a short window twice and takes the difference, because what a token reads as depends on its
-/// neighbours (byte-level pieces, SentencePiece's leading space).
-#[derive(Clone, Debug, Default)]
-pub struct Stream {
-    ids: Vec<u32>,
-    /// Start of the window.
-    from: usize,
-    /// End of what was returned.
-    shown: usize,
+/// Turns ids into text one at a time.
+pub trait Stream {
+    /// The text that `id` completes; characters whose bytes are not complete are held back.
+    fn push(&mut self, id: u32) -> &str;
 }
 
-impl Stream {
-    /// The text that `id` completes; empty while a character is incomplete.
-    pub fn push(&mut self, text: &dyn Text, id: u32) -> String {
-        self.ids.push(id);
-        let before = text.decode(&self.ids[self.from..self.shown]);
-        let now = text.decode(&self.ids[self.from..]);
-        // Four bytes make a character at most; what is still broken after them stays broken.
-        if now.ends_with('\u{fffd}') && self.ids.len() - self.shown < 4 {
-            return String::new();
-        }
-        (self.from, self.shown) = (self.shown, self.ids.len());
-        now.strip_prefix(before.as_str()).unwrap_or(&now).to_owned()
+impl Stream for Decoder<'_> {
+    fn push(&mut self, id: u32) -> &str {
+        Decoder::push(self, id)
+    }
+}
+
+impl Text for Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(Tokenizer::encode(self, text, Specials::Parse)?)
+    }
+
+    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(Tokenizer::encode(self, text, Specials::Plain)?)
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        Tokenizer::decode(self, ids)
+    }
+
+    fn stream(&self) -> Box<dyn Stream + '_> {
+        Box::new(self.decoder())
+    }
+
+    fn token(&self, token: &str) -> Option<u32> {
+        self.token_id(token)
+    }
+
+    fn is_end(&self, id: u32) -> bool {
+        self.eos().contains(&id)
+    }
+
+    fn end(&self) -> Option<u32> {
+        self.eos().first().copied()
     }
 }

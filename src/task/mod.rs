@@ -1,6 +1,11 @@
-//! What is asked and how an answer is judged.
+//! What is asked, how an answer is judged, and what a cold start is shown.
 
 pub mod answer;
+pub mod arithmetic;
 pub mod dataset;
 pub mod number;
 pub mod reward;
+pub mod trace;
+
+pub use dataset::Problem;
+pub use number::Number;
