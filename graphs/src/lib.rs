@@ -54,6 +54,7 @@ pub mod decompose;
 mod error;
 pub mod loss;
 pub mod ops;
+pub mod optimizer;
 pub mod plan;
 mod shape;
 pub mod tensor;

@@ -1,13 +1,17 @@
 //! Grouped-query attention over packed segments, causal or bidirectional.
 //!
 //! The training form attends within the batch; the cached form first stores the batch's keys and values in the KV cache
-//! bound at run time and attends over the sequence's whole past there. Both run one kernel on one order of summation.
+//! bound at run time and attends over the sequence's whole past there. Both run one kernel with one order of summation,
+//! and in bf16 mode both round keys and values to bf16, so that a token's output is the same bits either way.
 
 use std::sync::Arc;
 
+use half::bf16;
+
 use super::{Backward, Composite, Io, Kernel};
 use crate::{
-    shape::{Dim, Shape},
+    cpu::{self, Kv, KvMut},
+    shape::{Dim, Extent, Shape},
     tensor::{Graph, Tensor},
 };
 
@@ -43,6 +47,30 @@ impl AttentionShape {
         let exp = (scores - max.expand(3, t)).exp();
         let sum = exp.sum(3);
         (exp * sum.recip().expand(3, t), max + sum.ln())
+    }
+    fn kernel(&self) -> cpu::Attention {
+        let AttentionShape { heads, kv_heads, head_dim, scale, causal } = *self;
+        cpu::Attention { heads, kv_heads, head_dim, causal, scale }
+    }
+    fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+    /// Bytes of bf16 keys and values of `tokens` rows.
+    fn rounded(&self, tokens: usize) -> usize {
+        2 * (tokens * self.kv_width() * size_of::<bf16>()).next_multiple_of(cpu::ALIGN)
+    }
+    /// Calls `f` with the batch's keys and values as the kernel wants them: rounded if in bf16 mode.
+    fn with_kv<'a>(&self, io: &mut Io<'a>, f: impl FnOnce(&mut Io<'a>, Kv)) {
+        let (k, v) = (io.f32(1), io.f32(2));
+        if !io.bf16 {
+            return f(io, Kv::F32 { k, v });
+        }
+        let bytes = io.take_bytes(self.rounded(k.len() / self.kv_width()));
+        let (kb, vb) = bytes.split_at_mut(bytes.len() / 2);
+        let (kb, vb): (&mut [bf16], &mut [bf16]) = (bytemuck::cast_slice_mut(kb), bytemuck::cast_slice_mut(vb));
+        let (kb, vb) = (&mut kb[..k.len()], &mut vb[..v.len()]);
+        cpu::store_kv(k, v, KvMut::Bf16 { k: kb, v: vb }, io.segments(3), self.kv_width());
+        f(io, Kv::Bf16 { k: kb, v: vb });
     }
     fn group(&self) -> usize {
         self.heads / self.kv_heads
@@ -89,11 +117,18 @@ impl AttentionShape {
 }
 
 impl Kernel for Attention {
+    fn scratch(&self, e: Extent, bf16: bool) -> usize {
+        cpu::attention_scratch(&self.0.kernel()) + if bf16 { self.0.rounded(e.tokens) } else { 0 }
+    }
     fn reads(&self, i: usize) -> bool {
         i < 4
     }
-    fn run(&self, _: &mut Io<'_>) {
-        todo!()
+    fn run(&self, io: &mut Io<'_>) {
+        let (out, lse) = (io.take(0), io.take(1));
+        self.0.with_kv(io, |io, kv| {
+            let (q, segments) = (io.f32(0), io.segments(3));
+            cpu::attention(q, kv, segments, &self.0.kernel(), out, Some(lse), &mut io.scratch());
+        });
     }
 }
 
@@ -119,11 +154,20 @@ impl Composite for Attention {
 pub struct AttentionBackward(pub AttentionShape);
 
 impl Kernel for AttentionBackward {
+    fn scratch(&self, e: Extent, bf16: bool) -> usize {
+        let rounded = if bf16 { self.0.rounded(e.tokens) } else { 0 };
+        cpu::attention_backward_scratch(&self.0.kernel(), e.tokens) + rounded
+    }
     fn reads(&self, i: usize) -> bool {
         i != 4
     }
-    fn run(&self, _: &mut Io<'_>) {
-        todo!()
+    fn run(&self, io: &mut Io<'_>) {
+        let grads = cpu::AttentionGrads { dq: io.take(0), dk: io.take(1), dv: io.take(2) };
+        self.0.with_kv(io, |io, kv| {
+            let saved = cpu::AttentionSaved { q: io.f32(0), kv, out: io.f32(5), lse: io.f32(6) };
+            let (dout, segments) = (io.f32(7), io.segments(3));
+            cpu::attention_backward(&saved, dout, segments, &self.0.kernel(), grads, &mut io.scratch());
+        });
     }
 }
 
@@ -169,8 +213,15 @@ impl Kernel for CachedAttention {
     fn uses_kv(&self) -> bool {
         true
     }
-    fn run(&self, _: &mut Io<'_>) {
-        todo!()
+    fn scratch(&self, _: Extent, _: bool) -> usize {
+        cpu::attention_scratch(&self.shape.kernel())
+    }
+    fn run(&self, io: &mut Io<'_>) {
+        let (out, mut scratch) = (io.take(0), io.scratch());
+        let (q, k, v, segments) = (io.f32(0), io.f32(1), io.f32(2), io.segments(3));
+        let cache = io.kv.as_deref_mut().expect("Plan::run checks that a cache is bound");
+        cpu::store_kv(k, v, cache.layer_mut(self.layer), segments, self.shape.kv_width());
+        cpu::attention(q, cache.layer(self.layer), segments, &self.shape.kernel(), out, None, &mut scratch);
     }
 }
 
@@ -179,10 +230,13 @@ impl Composite for CachedAttention {
         "cached_attention"
     }
     fn infer(&self, inputs: &[Shape]) -> Vec<Shape> {
-        self.shape.infer(inputs)
+        vec![inputs[0].clone()]
     }
     fn decompose(&self, _: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
-        self.shape.decompose(inputs)
+        self.shape.decompose(inputs)[..1].to_vec()
+    }
+    fn differentiable(&self) -> bool {
+        false
     }
 }
 

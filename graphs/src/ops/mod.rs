@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod accumulate;
+mod adamw;
 mod attention;
 mod embedding;
 mod gather_rows;
@@ -30,6 +31,7 @@ mod swiglu;
 mod token_logprob;
 
 pub(crate) use accumulate::Accumulate;
+pub use adamw::{AdamW, AdamWConstants, SumSquares};
 pub use attention::{Attention, AttentionBackward, AttentionShape, CachedAttention};
 pub use embedding::{Embedding, EmbeddingDw};
 pub use gather_rows::{GatherRows, ScatterRows};
@@ -75,7 +77,7 @@ pub trait Kernel: Debug + Send + Sync {
         false
     }
 
-    /// Whether it needs the optimizer's state.
+    /// Whether it updates the optimizer's state in place; its outputs then have no buffers of their own.
     fn uses_state(&self) -> bool {
         false
     }
@@ -195,6 +197,12 @@ impl<'a> Io<'a> {
     /// Output `i`; it can be taken once.
     pub fn take(&mut self, i: usize) -> &'a mut [f32] {
         self.outputs[i].take().expect("an output is taken once")
+    }
+    /// The first `n` bytes of the working memory (a multiple of [`crate::cpu::ALIGN`]); the rest stays for [`Io::scratch`].
+    pub fn take_bytes(&mut self, n: usize) -> &'a mut [u8] {
+        let (head, tail) = std::mem::take(&mut self.scratch).split_at_mut(n);
+        self.scratch = tail;
+        head
     }
     /// Working memory of at least [`Kernel::scratch`] bytes.
     pub fn scratch(&mut self) -> Scratch<'a> {

@@ -13,18 +13,7 @@ pub const MAX_F32: usize = 16;
 /// Most `u32` inputs of a graph.
 pub const MAX_U32: usize = 8;
 
-/// Consecutive tokens of one sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// First packed token.
-    pub q_start: usize,
-    /// Tokens.
-    pub q_len: usize,
-    /// Row of the KV table that holds the sequence's position 0.
-    pub kv_row: usize,
-    /// Positions the table holds already.
-    pub past: usize,
-}
+pub use crate::cpu::Segment;
 
 /// The parameters of a model by index.
 pub trait Params: Sync {
@@ -60,12 +49,12 @@ impl Grads for Vec<Vec<f32>> {
 pub enum Master<'a> {
     /// f32 mode: the parameter itself.
     F32(&'a mut [f32]),
-    /// bf16 mode: the f32 master is `hi << 16 | lo`; `hi` is the bf16 parameter everybody reads.
+    /// bf16 mode: the f32 master in two halves, see [`crate::cpu::split_master`].
     Bf16 {
-        /// The bf16 weights.
+        /// The nearest bf16: the weights everybody reads.
         hi: &'a mut [bf16],
-        /// The low halves of the f32 master.
-        lo: &'a mut [u16],
+        /// What is missing from the master.
+        lo: &'a mut [i16],
     },
 }
 

@@ -74,6 +74,8 @@ struct Needs {
 impl Plan {
     /// Compiles what `outputs` need, and every sink of the graph (gradients, optimizer steps).
     ///
+    /// Some kernels' scratch depends on the number of threads: compile inside the rayon pool the plan will run in.
+    ///
     /// # Errors
     /// If the graph has more inputs than a plan can bind.
     pub fn compile(graph: &Graph, outputs: &[&Tensor], options: Options) -> Result<Plan, Error> {
@@ -320,18 +322,9 @@ impl<'g> Planner<'g> {
             if list.len() < most { Ok(()) } else { Err(Error::TooManyInputs { name: name.to_string(), most }) }
         };
         Ok(match kind {
-            LeafKind::Param(i) => {
-                self.needs.params |= used;
-                Place::Param(i)
-            }
-            LeafKind::Grad(i) => {
-                self.needs.grads |= used;
-                Place::Grad(i)
-            }
-            LeafKind::Moment1(_) | LeafKind::Moment2(_) => {
-                self.needs.state |= used;
-                Place::None
-            }
+            LeafKind::Param(i) => Place::Param(i),
+            LeafKind::Grad(i) => Place::Grad(i),
+            LeafKind::Moment1(_) | LeafKind::Moment2(_) => Place::None,
             LeafKind::F32(i) => {
                 too_many(&self.f32s, MAX_F32)?;
                 self.f32s.push(input);
@@ -363,8 +356,11 @@ impl<'g> Planner<'g> {
         for (s, d) in drafts.iter().enumerate() {
             for (o, shape) in d.outputs.iter().enumerate() {
                 let key = (d.id, o as u8);
+                if d.kernel.uses_state() {
+                    self.places.insert(key, Place::None);
+                }
                 if self.places.contains_key(&key) {
-                    continue; // a gradient
+                    continue; // a gradient, or updated in place
                 }
                 let bytes = memory::bytes(Size::of(shape), capacity);
                 lifetimes.push(Lifetime { bytes, first: s, last: last.get(&key).copied().unwrap_or(s) });
@@ -391,7 +387,6 @@ impl<'g> Planner<'g> {
             drafts.iter().map(|d| (d.id, d.kernel.clone())).collect();
         drafts.retain(|d| {
             let Some(param) = d.gradient else { return true };
-            self.needs.grads = true;
             let source = d.inputs[0];
             let direct = readers[&source] == 1
                 && accumulating.get(&source.0).is_some_and(|k| k.accumulates(source.1 as usize));
@@ -412,6 +407,9 @@ impl<'g> Planner<'g> {
             outputs[i] = self.places[&(d.id, i as u8)];
             zero[i] = d.kernel.accumulates(i) && matches!(outputs[i], Place::Arena(..));
         }
+        let any = |f: fn(&Place) -> bool| inputs.iter().chain(&outputs).any(f);
+        self.needs.params |= any(|p| matches!(p, Place::Param(_)));
+        self.needs.grads |= any(|p| matches!(p, Place::Grad(_)));
         self.needs.kv |= d.kernel.uses_kv();
         self.needs.state |= d.kernel.uses_state();
         Step { kernel: d.kernel, name: d.name, inputs, outputs, zero }
