@@ -90,10 +90,12 @@ multiversion! {
             let w = (n - i).min(L);
             let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(i), w);
             let (g, u, d) = (load(gate), load(up), load(dy));
-            let sig = sigmoid::<S>(g);
+            // silu' = sig (1 + g (1 - sig)), with 1 - sig = e sig free of cancellation and of ∞ · 0.
+            let one = S::splat(1.0);
+            let e = exp::<S>(S::min(S::splat(80.0), S::sub(S::splat(0.0), g)));
+            let sig = S::div(one, S::add(one, e));
             let silu = S::mul(g, sig);
-            // silu' = sig (1 + g (1 - sig)) = sig + silu - silu sig
-            let slope = S::sub(S::add(sig, silu), S::mul(silu, sig));
+            let slope = S::mul(sig, S::fma(silu, e, one));
             <f32 as Elem>::narrow::<S>(dgate.add(i), w, S::mul(d, S::mul(u, slope)));
             <f32 as Elem>::narrow::<S>(dup.add(i), w, S::mul(d, silu));
             i += L;

@@ -1,4 +1,7 @@
+mod attention;
+mod layers;
 mod linear;
+mod token_logprob;
 
 use half::bf16;
 use std::sync::Mutex;
