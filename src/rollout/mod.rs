@@ -65,6 +65,14 @@ pub enum Error {
     },
 }
 
+impl RolloutConfig {
+    /// Positions a sequence may have on a model that allows `model`.
+    pub fn context(&self, model: usize) -> usize {
+        let wanted = if self.max_context == 0 { DEFAULT_CONTEXT } else { self.max_context };
+        wanted.min(model)
+    }
+}
+
 /// Samples wanted of one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -239,7 +247,6 @@ impl<'a> Run<'a> {
         config: &'a RolloutConfig,
         on_event: &'a mut dyn FnMut(Event) -> Control,
     ) -> Result<Self, Error> {
-        let wanted = if config.max_context == 0 { DEFAULT_CONTEXT } else { config.max_context };
         let mut run = Self {
             text,
             tools,
@@ -248,7 +255,7 @@ impl<'a> Run<'a> {
             stopped: false,
             sampling: config.into(),
             max_turns: if tools.is_some() { config.max_turns } else { 0 },
-            max_context: wanted.min(model.max_context()),
+            max_context: config.context(model.max_context()),
             wrapper: Wrapper::new(config.dialect, text)?,
             scheduler: Scheduler::new(Limits {
                 slots: model.slots(),

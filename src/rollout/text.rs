@@ -62,3 +62,29 @@ impl Text for Tokenizer {
         self.eos().first().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokenizer_is_a_text() {
+        let tags = ["<code>", "</code>", "<interpreter>", "</interpreter>"];
+        let tokenizer = Tokenizer::digits(&tags);
+        let text: &dyn Text = &tokenizer;
+        let written = "<code>print(1*2)</code>";
+        let ids = text.encode(written).unwrap();
+        assert_eq!(ids.len(), 2 + "print(1*2)".len());
+        assert_eq!(ids[0], text.token("<code>").unwrap());
+        assert_eq!(text.decode(&ids), written);
+        let mut stream = text.stream();
+        assert_eq!(ids.iter().map(|&id| stream.push(id).to_owned()).collect::<String>(), written);
+        // A tool that prints a tag prints characters.
+        let plain = text.encode_plain(written).unwrap();
+        assert_eq!(plain.len(), written.len());
+        assert_eq!(text.decode(&plain), written);
+        let end = text.end().unwrap();
+        assert!(text.is_end(end) && !text.is_end(ids[0]));
+        assert_eq!(text.token("<|im_end|>"), Some(end));
+    }
+}

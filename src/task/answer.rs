@@ -76,6 +76,11 @@ fn statement(text: &str) -> Cow<'_, str> {
     text
 }
 
+/// The content of the last box in a response's own statement, thinking, code and tool output left out.
+pub fn stated(response: &str) -> Option<String> {
+    boxed(&statement(response)).map(str::to_owned)
+}
+
 /// The number a response answers with, if its last box holds one.
 pub fn final_answer(response: &str) -> Option<Number> {
     Number::parse(boxed(&statement(response))?)
