@@ -84,7 +84,7 @@ impl Chat {
         let format = ModelFormat {
             chat_template: tokenizer.chat_template(),
             config: tokenizer.config().clone(),
-            bos: tokenizer.bos(),
+            bos: tokenizer.bos().filter(|_| tokenizer.config()["add_bos_token"] != false),
         };
         Self::new(name, format)
     }
