@@ -64,6 +64,9 @@ fn main() {
     println!("{:?}; 1 thread, then {all}", Isa::current());
     products(&bench);
     gemv(&bench);
+    attentions(&bench);
+    head(&bench);
+    layers(&bench);
 }
 
 fn products(bench: &Bench) {
@@ -122,4 +125,119 @@ fn gemv(bench: &Bench) {
             }
         });
     }
+}
+
+fn attentions(bench: &Bench) {
+    let a = Attention { heads: 9, kv_heads: 3, head_dim: 64, causal: true, scale: 0.125 };
+    let (qw, width) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let whole = |n: u32, count: u32| -> Vec<Segment> {
+        (0..count).map(|i| Segment { q_start: i * n, q_len: n, kv_row: i * n, past: 0 }).collect()
+    };
+    let mut buf = ScratchBuf::new(attention_scratch(&a).max(attention_backward_scratch(&a, 2048)));
+    for (n, count) in [(512, 1), (512, 4), (2048, 1)] {
+        let segs = whole(n, count);
+        let t = (n * count) as usize;
+        let pairs = (n as f64) * (n as f64 + 1.0) / 2.0 * count as f64;
+        let (q, k, v, dout) = (values(t * qw), halves(t * width), halves(t * width), values(t * qw));
+        let kv = Kv::Bf16 { k: &k, v: &v };
+        let (mut out, mut lse) = (vec![0.0; t * qw], vec![0.0; t * a.heads]);
+        let flops = 4.0 * pairs * qw as f64;
+        bench.line(&format!("attention bf16 {count}x{n} (causal pairs)"), flops, "GFLOP/s", || {
+            attention(black_box(&q), kv, &segs, &a, &mut out, Some(&mut lse), &mut buf.get());
+        });
+        let (mut dq, mut dk, mut dv) = (vec![0.0; t * qw], vec![0.0; t * width], vec![0.0; t * width]);
+        bench.line(&format!("attention_backward bf16 {count}x{n}"), 2.5 * flops, "GFLOP/s", || {
+            let saved = AttentionSaved { q: &q, kv, out: &out, lse: &lse };
+            let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            attention_backward(&saved, black_box(&dout), &segs, &a, grads, &mut buf.get());
+        });
+    }
+    // Decoding reads a cache larger than the processor's: 30 layers' worth.
+    for (count, ctx) in [(1u32, 1024u32), (16, 512), (32, 1024)] {
+        let layers = if count == 1 { 30 } else { 8 };
+        let rows = (count * ctx) as usize;
+        let (k, v) = (halves(rows * width * layers), halves(rows * width * layers));
+        let segs: Vec<Segment> =
+            (0..count).map(|i| Segment { q_start: i, q_len: 1, kv_row: i * ctx, past: ctx - 1 }).collect();
+        let q = values(count as usize * qw);
+        let mut out = vec![0.0; q.len()];
+        let bytes = (rows * width * 4 * layers) as f64;
+        bench.line(&format!("decode attention bf16, {count} x {ctx} keys"), bytes, "GB/s", || {
+            for (k, v) in k.chunks_exact(rows * width).zip(v.chunks_exact(rows * width)) {
+                attention(black_box(&q), Kv::Bf16 { k, v }, &segs, &a, &mut out, None, &mut buf.get());
+            }
+        });
+    }
+}
+
+fn head(bench: &Bench) {
+    let (t, vocab, h) = (512, 49152, 576);
+    let (x, w) = (values(t * h), halves(vocab * h));
+    let targets: Vec<u32> = (0..t as u32).map(|i| i * 91).collect();
+    let head = LmHead { w: Mat::Bf16(&w), vocab, h, inv_temperature: 1.0 };
+    let (mut logprobs, mut lse, mut dx, mut dhead) =
+        (vec![0.0; t], vec![0.0; t], vec![0.0; t * h], vec![0.0; vocab * h]);
+    let bytes =
+        token_logprob_scratch(t, vocab, h, true).max(token_logprob_backward_scratch(t, vocab, h, true));
+    let mut buf = ScratchBuf::new(bytes);
+    let flops = 2.0 * (t * vocab * h) as f64;
+    bench.line("token_logprob bf16 512x49152x576", flops, "GFLOP/s", || {
+        let out = TokenLogprobs { logprobs: &mut logprobs, entropy: None, lse: Some(&mut lse) };
+        token_logprob(black_box(&x), &head, &targets, out, &mut buf.get());
+    });
+    let d = vec![1.0; t];
+    bench.line("token_logprob_backward bf16 512x49152x576", 3.0 * flops, "GFLOP/s", || {
+        let grad = TokenLogprobsGrad { dlogprobs: &d, dentropy: None, lse: Some(&lse), entropy: None };
+        token_logprob_backward(
+            black_box(&x),
+            &head,
+            &targets,
+            &grad,
+            &mut dx,
+            Some(&mut dhead),
+            &mut buf.get(),
+        );
+    });
+    let row = values(vocab);
+    bench.line("logsumexp 49152", vocab as f64, "Gelem/s", || {
+        black_box(logsumexp(black_box(&row), 1.0));
+    });
+}
+
+fn layers(bench: &Bench) {
+    for (t, h) in [(512, 576), (1, 576), (64, 128)] {
+        let (x, dy, w) = (values(t * h), values(t * h), halves(h));
+        let norm = RmsNorm { w: Mat::Bf16(&w), eps: 1e-5, h };
+        let (mut y, mut dx, mut dw) = (vec![0.0; t * h], vec![0.0; t * h], vec![0.0; h]);
+        let mut buf = ScratchBuf::new(rms_norm_backward_scratch(t, h));
+        let n = (t * h) as f64;
+        bench.line(&format!("rms_norm {t}x{h}"), n, "Gelem/s", || rms_norm(black_box(&x), &norm, &mut y));
+        bench.line(&format!("rms_norm_backward {t}x{h}"), n, "Gelem/s", || {
+            rms_norm_backward(black_box(&x), &norm, &dy, &mut dx, false, &mut dw, &mut buf.get());
+        });
+        bench.line(&format!("swiglu {t}x{h}"), n, "Gelem/s", || swiglu(black_box(&x), &dy, &mut y));
+        bench.line(&format!("swiglu_backward {t}x{h}"), n, "Gelem/s", || {
+            let mut up = std::mem::take(&mut dx);
+            swiglu_backward(black_box(&x), &dy, &dy, &mut y, &mut up);
+            dx = up;
+        });
+        let inv: Vec<f32> = (0..32).map(|i| 0.8f32.powi(i)).collect();
+        let table = RopeTable::new(t, &inv, 1.0);
+        let positions: Vec<u32> = (0..t as u32).collect();
+        bench.line(&format!("rope {t}x{h}"), n, "Gelem/s", || {
+            rope(black_box(&x), &positions, &table, &mut y, h / 64, false)
+        });
+        bench.line(&format!("add {t}x{h}"), n, "Gelem/s", || add(black_box(&x), &dy, &mut y));
+    }
+    let n = 20_000_000;
+    let (g, mut m, mut v) = (values(n), vec![0.0; n], vec![0.0; n]);
+    let (mut hi, mut lo): (Vec<_>, Vec<_>) = values(n).into_iter().map(split_master).unzip();
+    let o =
+        AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1, grad_scale: 1.0 };
+    bench.line("adamw_bf16 (28 bytes a weight)", n as f64 * 28.0, "GB/s", || {
+        adamw_bf16(&mut hi, &mut lo, black_box(&g), &mut m, &mut v, &o);
+    });
+    bench.line("sum_squares", n as f64 * 4.0, "GB/s", || {
+        black_box(sum_squares(black_box(&g)));
+    });
 }
