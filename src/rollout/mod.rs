@@ -115,8 +115,8 @@ pub enum Part<'a> {
     CodeEnd,
     /// A tool has answered.
     Output(&'a ToolCall),
-    /// The sequence has ended.
-    End(EndReason),
+    /// The sequence has ended; all of it.
+    End(&'a Trajectory),
 }
 
 /// Whether to go on.
@@ -445,7 +445,7 @@ impl<'a> Run<'a> {
             stop |= (self.on_event)(Event::Sequence { problem, sample, part }) == Control::Stop;
         };
         s.turn.flush(&mut emit);
-        emit(Part::End(end));
+        emit(Part::End(&s.trajectory));
         self.stopped |= stop;
     }
 
