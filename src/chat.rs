@@ -19,8 +19,9 @@ use std::path::Path;
 use toolsmith_models::tokenizer::Tokenizer;
 
 /// Built-in prompt templates by name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("default", include_str!("chat/default.jinja")),
+    ("direct", include_str!("chat/direct.jinja")),
     ("hermes", include_str!("chat/hermes.jinja")),
     ("plain", include_str!("chat/plain.jinja")),
     ("tiny", include_str!("chat/tiny.jinja")),
@@ -31,7 +32,7 @@ const BUILT_IN: [(&str, &str); 4] = [
 pub enum Error {
     /// Neither a built-in template nor a file that can be read.
     #[error(
-        "prompt template {name}: {source}; built in are default, hermes, plain and tiny, anything else names a file"
+        "prompt template {name}: {source}; built in are default, direct, hermes, plain and tiny, anything else names a file"
     )]
     Read {
         /// As configured.
@@ -232,7 +233,7 @@ mod tests {
             let bare = Chat::new(name, ModelFormat::default()).unwrap().prompt("What is 2+2?").unwrap();
             assert!(bare.contains("What is 2+2?"), "{name}: {bare}");
             assert!(!bare.contains("{{") && !bare.contains("{#"), "{name}: {bare}");
-            assert_eq!(bare.contains("\\boxed{answer}"), matches!(name, "default" | "hermes"), "{name}");
+            assert_eq!(bare.contains("\\boxed{answer}"), matches!(name, "default" | "direct" | "hermes"), "{name}");
         }
         let chat = Chat::new("tiny", ModelFormat::default()).unwrap();
         assert_eq!(chat.prompt("12*34+56").unwrap(), "Compute 12*34+56.<|assistant|>");
