@@ -233,10 +233,15 @@ mod tests {
             let bare = Chat::new(name, ModelFormat::default()).unwrap().prompt("What is 2+2?").unwrap();
             assert!(bare.contains("What is 2+2?"), "{name}: {bare}");
             assert!(!bare.contains("{{") && !bare.contains("{#"), "{name}: {bare}");
-            assert_eq!(bare.contains("\\boxed{answer}"), matches!(name, "default" | "direct" | "hermes"), "{name}");
+            assert_eq!(
+                bare.contains("\\boxed{answer}"),
+                matches!(name, "default" | "direct" | "hermes"),
+                "{name}"
+            );
         }
         let chat = Chat::new("tiny", ModelFormat::default()).unwrap();
-        assert_eq!(chat.prompt("12*34+56").unwrap(), "Compute 12*34+56.<|assistant|>");
+        assert_eq!(chat.prompt("12*34+56").unwrap(), "Compute 12*34+56     <|assistant|>");
+        assert_eq!(chat.prompt("1234567*1234567").unwrap(), "Compute 1234567*1234567<|assistant|>");
         assert_eq!(Chat::new("plain", ModelFormat::default()).unwrap().prompt(" x\n y").unwrap(), " x\n y");
     }
 

@@ -32,14 +32,36 @@ impl Arithmetic {
     }
 }
 
-/// A product of operands of 2 to 4 digits, three times in four with a term added to or taken from it.
+/// Characters an expression has at most: the width to which the `tiny` prompt template pads it.
+pub const EXPRESSION_WIDTH: usize = 13;
+/// Characters a value has at most, its sign included: the width in which it is printed.
+pub const VALUE_WIDTH: usize = 8;
+
+/// What the small policy's tokenizer has as single tokens besides characters and turns.
+///
+/// Copying over a distance that varies is what a small transformer learns slowest. With merged words and fixed
+/// columns the distances from expression to code and from output to answer are constant.
+pub const TOKENS: [&str; 10] = [
+    "<code>",
+    "</code>",
+    "<interpreter>",
+    "</interpreter>",
+    "<|assistant|>",
+    "Compute ",
+    "print(",
+    "print(f\"{",
+    ":8}\")",
+    "\\boxed{",
+];
+
+/// A product, three times in four with a term before or behind it; operands of 2 to 4 digits.
 fn expression(rng: &mut Rng) -> (String, i64) {
-    let mut number = |lo: u32, hi: u32| {
-        let digits = rng.range(lo.into(), hi.into()) as u32;
+    let (shape, plus) = (rng.below(4), rng.below(2) == 0);
+    let mut number = |most: u64| {
+        let digits = rng.range(2, most) as u32;
         rng.range(10u64.pow(digits - 1), 10u64.pow(digits) - 1) as i64
     };
-    let (a, b, c) = (number(2, 4), number(2, 4), number(2, 4));
-    let (plus, shape) = (rng.below(2) == 0, rng.below(4));
+    let (a, b, c) = (number(4), number(if shape == 0 { 4 } else { 3 }), number(4));
     let sign = if plus { '+' } else { '-' };
     let signed = |x: i64| if plus { x } else { -x };
     match shape {
@@ -59,15 +81,23 @@ fn held_out(text: &str) -> bool {
 ///
 /// `problem` must come from [`Arithmetic::problem`]: its text is a Python expression.
 pub fn completion(problem: &Problem, tool: bool) -> String {
-    let (text, answer) = (&problem.text, &problem.answer);
-    let call = format!("<code>print({text})</code><interpreter>{answer}</interpreter>");
-    format!("{}\\boxed{{{answer}}}", if tool { call.as_str() } else { "" })
+    let value = format!("{:>VALUE_WIDTH$}", problem.answer.to_string());
+    let answer = format!("\\boxed{{{value}}}");
+    if !tool {
+        return answer;
+    }
+    let code = format!("print(f\"{{{}:{VALUE_WIDTH}}}\")", problem.text);
+    format!("<code>{code}</code><interpreter>{value}</interpreter>{answer}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::number::Number;
+    use crate::chat::Chat;
+    use crate::config::Dialect;
+    use crate::rollout::Source;
+    use crate::task::{number::Number, trace};
+    use toolsmith_models::tokenizer::Tokenizer;
 
     #[test]
     fn problems_are_pure_and_right() {
@@ -76,7 +106,8 @@ mod tests {
         assert_eq!(list.problem(123), problems[123]);
         for p in &problems {
             assert_eq!(Number::parse(&p.text).as_ref(), Some(&p.answer), "{}", p.text);
-            assert!(p.text.len() <= 14 && p.text.contains('*'), "{}", p.text);
+            assert!(p.text.len() <= EXPRESSION_WIDTH && p.text.contains('*'), "{}", p.text);
+            assert!(p.answer.to_string().len() <= VALUE_WIDTH, "{}", p.text);
         }
         assert!(problems.iter().any(|p| p.answer.to_string().starts_with('-')));
         assert_ne!(Arithmetic { seed: 6, held_out: false }.problem(0), problems[0]);
@@ -94,11 +125,33 @@ mod tests {
     #[test]
     fn traces_call_or_answer() {
         let p = Problem { text: "12*34+5".into(), answer: 413.into(), extra: Default::default() };
-        assert_eq!(
-            completion(&p, true),
-            "<code>print(12*34+5)</code><interpreter>413</interpreter>\\boxed{413}"
-        );
-        assert_eq!(completion(&p, false), "\\boxed{413}");
+        let answer = "\\boxed{     413}";
+        let call = "<code>print(f\"{12*34+5:8}\")</code><interpreter>     413</interpreter>";
+        assert_eq!(completion(&p, true), format!("{call}{answer}"));
+        assert_eq!(completion(&p, false), answer);
         assert!(crate::task::answer::verify(&completion(&p, true), &p.answer));
+    }
+
+    #[test]
+    fn distances_are_constant_in_tokens() {
+        let tokenizer = Tokenizer::digits(&TOKENS);
+        let chat = Chat::load("tiny", &tokenizer).unwrap();
+        let list = Arithmetic { seed: 1, held_out: false };
+        for i in 0..50 {
+            let p = list.problem(i);
+            let prompt = chat.ids(&tokenizer, &p.text).unwrap();
+            assert_eq!(prompt.len(), 1 + EXPRESSION_WIDTH + 1, "{}", p.text);
+            let t = trace::tokens(&tokenizer, Dialect::Retool, &prompt, &completion(&p, true)).unwrap();
+            let count = |source| t.iter().filter(|t| t.source == source).count();
+            assert_eq!((count(Source::Tool), count(Source::Template)), (VALUE_WIDTH, 2));
+            // <code> print(f"{ … :8}") </code>, then \boxed{ … } and the end of the turn.
+            assert_eq!(count(Source::Model), 4 + p.text.len() + 1 + VALUE_WIDTH + 2);
+            let ids: Vec<u32> = t.iter().map(|t| t.id).collect();
+            let shown = tokenizer.decode(&ids);
+            assert_eq!(
+                shown,
+                format!("Compute {:13}<|assistant|>{}<|im_end|>", p.text, completion(&p, true))
+            );
+        }
     }
 }
