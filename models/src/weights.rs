@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use half::{bf16, f16};
-pub use toolsmith_graphs::cpu::Mat;
+pub use toolsmith_graphs::cpu::{Mat, join_master, split_master};
 
 use crate::checkpoint::{Checkpoint, Dtype, TensorView};
 use crate::config::ParamSpec;
@@ -38,20 +38,6 @@ pub(crate) fn bytes_of<'a>(mat: Mat<'a>) -> &'a [u8] {
             Mat::Bf16(data) => data.align_to().1,
         }
     }
-}
-
-/// The master weight of a bf16 parameter is f32; its upper half, rounded, is the bf16 that kernels read and the rest
-/// is a signed correction: `bits = (hi << 16) + lo`.
-pub fn split_master(master: f32) -> (bf16, i16) {
-    let bits = master.to_bits();
-    let hi = (bits.wrapping_add(0x8000) >> 16) as u16;
-    let lo = bits.wrapping_sub((hi as u32) << 16) as u16 as i16;
-    (bf16::from_bits(hi), lo)
-}
-
-/// The inverse of [`split_master`].
-pub fn join_master(hi: bf16, lo: i16) -> f32 {
-    f32::from_bits(((hi.to_bits() as u32) << 16).wrapping_add(lo as i32 as u32))
 }
 
 /// A checkpoint's parameters.
@@ -228,7 +214,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Exact for every f32 (whose bits, not value, are compared), and `hi` is the nearest bf16.
+        /// The file format of the training copy rests on this: exact for every f32 (whose bits, not value, are compared), and `hi` is the nearest bf16.
         #[test]
         fn a_master_weight_splits_and_joins_exactly(bits: u32) {
             let master = f32::from_bits(bits);
