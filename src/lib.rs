@@ -1,5 +1,6 @@
 //! Toolsmith.
 
+pub mod agent;
 pub mod chat;
 pub mod cli;
 pub mod config;

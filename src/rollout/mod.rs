@@ -9,6 +9,7 @@
 //! Absent: preemption, speculative decoding, several tools, parallel calls in one turn.
 
 pub mod dialect;
+pub mod python;
 pub mod sampler;
 pub mod scheduler;
 #[cfg(test)]

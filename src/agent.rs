@@ -1,0 +1,278 @@
+//! A model with tools, for programs that embed one.
+//!
+//! The façade over `rollout`: one conversation turn at a time, streamed. What trains and evaluates many
+//! sequences at once uses [`rollout`] itself.
+
+use crate::chat::{self, Chat};
+use crate::config::{Dialect, Dtype, RolloutConfig, SandboxConfig};
+use crate::rollout::{
+    self, Control, EndReason, Event, Part, Request, ToolPool, ToolResult, Trajectory, rollout,
+};
+use crate::task::answer;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+use toolsmith_models::convert::ModelSource;
+use toolsmith_models::engine::{Engine, EngineOptions};
+use toolsmith_models::tokenizer::Tokenizer;
+use toolsmith_models::weights::{Precision, Weights};
+use toolsmith_sandbox::{Image, Limits, Sandbox, SandboxError};
+
+/// Tokens a forward step carries at most while a prompt is read.
+const PREFILL: usize = 512;
+
+/// Why an agent could not be made, or did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model could not be opened.
+    #[error(transparent)]
+    Model(#[from] toolsmith_models::Error),
+    /// The prompt could not be made.
+    #[error(transparent)]
+    Prompt(#[from] chat::Error),
+    /// The model or a tool failed on the way.
+    #[error(transparent)]
+    Rollout(#[from] rollout::Error),
+}
+
+/// What an agent does, as it does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum AgentEvent<'a> {
+    /// Text of the model.
+    Text(&'a str),
+    /// Text of the model inside a tool call.
+    Code(&'a str),
+    /// A tool's answer, and whether it ran without an error.
+    Output(&'a str, bool),
+    /// The content of the last box, once the model has finished.
+    Answer(&'a str),
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Everything the model wrote, tool calls included, tool output not.
+    pub text: String,
+    /// The content of its last `\boxed{…}`.
+    pub answer: Option<String>,
+    /// All tokens with their sources, and the tool calls.
+    pub trajectory: Trajectory,
+}
+
+impl Reply {
+    /// Why the model stopped.
+    pub fn end(&self) -> EndReason {
+        self.trajectory.end
+    }
+}
+
+/// Lets a callback return nothing.
+impl From<()> for Control {
+    fn from((): ()) -> Self {
+        Self::Continue
+    }
+}
+
+/// How an agent is put together.
+pub struct AgentBuilder {
+    model: PathBuf,
+    cache: PathBuf,
+    dtype: Dtype,
+    seed: u64,
+    rollout: RolloutConfig,
+    tools: Option<Box<dyn ToolPool>>,
+}
+
+impl AgentBuilder {
+    /// Limits of a tool call.
+    pub fn limits(mut self, limits: &SandboxConfig) -> Self {
+        self.tools = Some(Box::new(Python::new(self.cache.clone(), limits.into())));
+        self
+    }
+
+    /// A tool of the caller's instead of Python: gets what the model wrote as code, gives what the model is shown.
+    pub fn tool(mut self, tool: impl Fn(&str) -> ToolResult + 'static) -> Self {
+        self.tools = Some(Box::new(rollout::tools::Function::new(tool)));
+        self
+    }
+
+    /// No tool: a call ends the reply.
+    pub fn no_tools(mut self) -> Self {
+        self.tools = None;
+        self
+    }
+
+    /// Softmax temperature; 0, the default, is greedy.
+    pub fn temperature(mut self, temperature: f32) -> Self {
+        self.rollout.temperature = temperature;
+        self
+    }
+
+    /// Tokens the model may write between two tool outputs.
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.rollout.max_completion_length = tokens;
+        self
+    }
+
+    /// How tool calls are written; takes the prompt template made for it.
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.rollout.dialect = dialect;
+        self.rollout.prompt_template = match dialect {
+            Dialect::Retool => "default",
+            Dialect::Hermes => "hermes",
+        }
+        .into();
+        self
+    }
+
+    /// Everything else about sampling at once.
+    pub fn sampling(mut self, config: RolloutConfig) -> Self {
+        self.rollout = config;
+        self
+    }
+
+    /// Seed of the draws at a temperature above 0.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Precision of weights and matmul inputs; bf16 by default.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Opens the model. Python is prepared when the model first calls it.
+    ///
+    /// # Errors
+    /// If the model, its tokenizer or a template is not as it should be.
+    pub fn build(self) -> Result<Agent, Error> {
+        let source = ModelSource::open(&self.model, &self.cache)?;
+        let precision = match self.dtype {
+            Dtype::Bf16 => Precision::Bf16,
+            Dtype::F32 => Precision::F32,
+        };
+        let weights = source.weights(precision)?;
+        let max_context = self.rollout.context(source.config.max_position_embeddings);
+        let options = EngineOptions { slots: 1, max_context, max_batch_tokens: PREFILL, precision };
+        Ok(Agent {
+            engine: Engine::new(&source.config, options)?,
+            chat: Chat::load(&self.rollout.prompt_template, &source.tokenizer)?,
+            tokenizer: source.tokenizer,
+            weights,
+            tools: self.tools,
+            rollout: self.rollout,
+            seed: self.seed,
+            runs: 0,
+        })
+    }
+}
+
+/// A model that runs the code it writes.
+pub struct Agent {
+    engine: Engine,
+    weights: Weights,
+    tokenizer: Tokenizer,
+    chat: Chat,
+    tools: Option<Box<dyn ToolPool>>,
+    rollout: RolloutConfig,
+    seed: u64,
+    runs: usize,
+}
+
+impl Agent {
+    /// An agent on the model at `path` (a Hugging Face directory or a `.gguf` file) with Python as its tool.
+    pub fn builder(path: impl Into<PathBuf>) -> AgentBuilder {
+        let cache = Image::default_cache();
+        let python = Python::new(cache.clone(), (&SandboxConfig::default()).into());
+        AgentBuilder {
+            model: path.into(),
+            cache,
+            dtype: Dtype::default(),
+            seed: 0,
+            rollout: RolloutConfig {
+                temperature: 0.0,
+                concurrency: 1,
+                max_completion_length: 1024,
+                ..Default::default()
+            },
+            tools: Some(Box::new(python)),
+        }
+    }
+
+    /// Answers `prompt`. `on_event` sees everything as it happens and may return [`Control::Stop`] to end it.
+    ///
+    /// Every run starts a new conversation and draws from its own stream of the seed.
+    ///
+    /// # Errors
+    /// If the model fails, or Python cannot be prepared when it is first called. A failing program is no
+    /// error: the model sees its message and goes on.
+    pub fn run<C: Into<Control>>(
+        &mut self,
+        prompt: &str,
+        mut on_event: impl FnMut(AgentEvent) -> C,
+    ) -> Result<Reply, Error> {
+        let ids = self.chat.ids(&self.tokenizer, prompt)?;
+        let request = Request { problem: 0, prompt: ids, samples: self.runs..self.runs + 1, seed: self.seed };
+        self.runs += 1;
+        let view = self.weights.view();
+        let mut model = self.engine.bind(&view);
+        let mut forward = |event: Event| match event {
+            Event::Sequence { part: Part::Text(text), .. } => on_event(AgentEvent::Text(text)).into(),
+            Event::Sequence { part: Part::Code(code), .. } => on_event(AgentEvent::Code(code)).into(),
+            Event::Sequence { part: Part::Output(call), .. } => {
+                on_event(AgentEvent::Output(&call.output, call.ok)).into()
+            }
+            _ => Control::Continue,
+        };
+        let tools = self.tools.as_deref();
+        let (trajectories, _) =
+            rollout(&mut model, &self.tokenizer, tools, &[request], &self.rollout, &mut forward)?;
+        let trajectory = trajectories.into_iter().next().expect("one sequence was started");
+        let text = self.tokenizer.decode(&trajectory.model_ids());
+        let answer = answer::stated(&text);
+        if let Some(answer) = &answer {
+            on_event(AgentEvent::Answer(answer));
+        }
+        Ok(Reply { text, answer, trajectory })
+    }
+}
+
+/// Python in the caller's thread, prepared when it is first called: a model that never calls it needs no image.
+///
+/// One conversation has nothing to compute while its program runs, so a worker would only be waited for.
+struct Python {
+    cache: PathBuf,
+    limits: Limits,
+    sandbox: RefCell<Option<Sandbox>>,
+    done: RefCell<VecDeque<(u64, ToolResult)>>,
+}
+
+impl Python {
+    fn new(cache: PathBuf, limits: Limits) -> Self {
+        Self { cache, limits, sandbox: RefCell::default(), done: RefCell::default() }
+    }
+
+    fn run(&self, code: &str) -> Result<ToolResult, SandboxError> {
+        let mut sandbox = self.sandbox.borrow_mut();
+        let sandbox = match &mut *sandbox {
+            Some(sandbox) => sandbox,
+            none => none.insert(Sandbox::new(&Image::prepare(&self.cache, &mut |_| {})?, &self.limits)?),
+        };
+        Ok(sandbox.run(code).into())
+    }
+}
+
+impl ToolPool for Python {
+    fn submit(&self, id: u64, code: String) -> Result<(), rollout::Error> {
+        let result = self.run(&code).map_err(|e| rollout::Error::Tool(e.to_string()))?;
+        self.done.borrow_mut().push_back((id, result));
+        Ok(())
+    }
+
+    fn poll(&self, _: Duration) -> Result<Option<(u64, ToolResult)>, rollout::Error> {
+        Ok(self.done.borrow_mut().pop_front())
+    }
+}
