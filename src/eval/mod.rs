@@ -1,14 +1,17 @@
 //! Evaluation: samples of each problem, graded, one JSON line each, and the figures made of them.
 //!
-//! [`Sample`] is the line, [`Results`] the resumable file, [`Summary`] the figures. Nothing here prints.
+//! [`Evaluation`] draws and grades, [`Sample`] is the line, [`Results`] the resumable file, [`Summary`] the
+//! figures. Nothing here prints.
 
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::EndReason;
 
+mod harness;
 mod metrics;
 mod results;
 
+pub use harness::{Error, Evaluation, Step};
 pub use metrics::{PassAt, Summary, pass_at_k};
 pub use results::{Results, ResultsError};
 

@@ -1,0 +1,89 @@
+//! `toolsmith run`: one answer, streamed, the code in it run as it is written.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::inference::Inference;
+use super::sandbox::prepared_image;
+use super::transcript::Transcript;
+use super::{BadInput, Interrupted, stop_on_ctrl_c};
+use crate::agent::{self, Agent};
+use crate::rollout::{Control, Source};
+
+/// Answer a prompt, running the Python that the model writes.
+///
+/// The answer goes to standard output, code and what it printed set apart; tokens a second to standard error.
+/// Greedy unless a temperature is given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to ask; `-` reads it from standard input.
+    #[arg(value_name = "PROMPT")]
+    prompt: String,
+    #[command(flatten)]
+    inference: Inference,
+}
+
+/// Answers.
+///
+/// # Errors
+/// Bad input before anything is sampled; what goes wrong on the way; Ctrl-C.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut config = args.inference.load()?;
+    if args.inference.config.is_none() && !args.inference.sets("rollout.temperature") {
+        config.rollout.temperature = 0.0;
+    }
+    let prompt = match args.prompt.as_str() {
+        "-" => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).map_err(|e| BadInput(format!("standard input: {e}")))?;
+            text.trim_end().to_owned()
+        }
+        prompt => prompt.to_owned(),
+    };
+    let builder = Agent::builder(&args.inference.model)
+        .dtype(config.model.dtype)
+        .seed(config.run.seed)
+        .sampling(config.rollout.clone());
+    let builder = match config.rollout.max_turns {
+        0 => builder.no_tools(),
+        _ => builder.limits(&config.sandbox),
+    };
+    let mut agent = builder.build().map_err(bad_input)?;
+    if config.rollout.max_turns > 0 {
+        prepared_image().map_err(|e| BadInput(e.to_string()))?;
+    }
+
+    let stop = stop_on_ctrl_c()?;
+    let stdout = io::stdout();
+    let mut transcript = Transcript::new(stdout.lock(), stdout.is_terminal());
+    let mut written = Ok(());
+    let start = Instant::now();
+    let reply = agent.run(&prompt, |event| {
+        if written.is_ok() {
+            written = transcript.event(&event);
+        }
+        if written.is_err() || stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    written.and_then(|()| transcript.finish(reply.answer.as_deref()))?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(Interrupted(None).into());
+    }
+    let tokens = reply.trajectory.tokens.iter().filter(|t| t.source == Source::Model).count();
+    let calls = match reply.trajectory.calls.len() {
+        1 => "1 call".to_owned(),
+        n => format!("{n} calls"),
+    };
+    let rate = tokens as f64 / seconds;
+    let end = serde_json::to_value(reply.end())?;
+    let end = end.as_str().unwrap_or_default().replace('_', " ");
+    writeln!(io::stderr(), "{tokens} tokens in {seconds:.1} s ({rate:.1} tok/s), {calls}, ended by {end}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A model or template that cannot be used is the caller's to mend.
+fn bad_input(error: agent::Error) -> BadInput {
+    BadInput(error.to_string())
+}
