@@ -49,7 +49,11 @@ impl Graph {
     /// Adds the gradient of the scalar `loss` for every parameter it depends on, to be added to the gradient buffers
     /// bound at run time; returns the gradients of `wrt` (inputs or computed values), `None` where there is none.
     pub fn differentiate(&self, loss: &Tensor, wrt: &[&Tensor], options: DiffOptions) -> Vec<Option<Tensor>> {
-        assert!(shape::Size::of(&loss.dims()) == shape::Size::ONE, "the loss is a scalar, not {:?}", loss.dims());
+        assert!(
+            shape::Size::of(&loss.dims()) == shape::Size::ONE,
+            "the loss is a scalar, not {:?}",
+            loss.dims()
+        );
         let pass = Autograd {
             loss: (loss.id.index(), loss.out),
             wrt: wrt.iter().map(|t| ((t.id.index(), t.out), t.dims())).collect(),
@@ -60,6 +64,17 @@ impl Graph {
         self.with(|g| pass.compile(g, ()));
         let found = pass.results.take();
         found.into_iter().map(|r| r.map(|((id, out), d)| self.output(NodeIndex::new(id), out, &d))).collect()
+    }
+}
+
+impl Graph {
+    /// The parameter gradients the graph computes, a term for every use of a parameter, with the parameter's index.
+    pub fn gradients(&self) -> Vec<(usize, Tensor)> {
+        let term = |id: NodeIndex| match self.node(id) {
+            Node::Composite(c) => c.gradient_of().map(|p| (p, self.output(id, 0, &self.outputs(id)[0]))),
+            _ => None,
+        };
+        (0..self.len()).filter_map(|i| term(NodeIndex::new(i))).collect()
     }
 }
 
@@ -143,8 +158,7 @@ impl<'a> Reverse<'a> {
             let t = &sources[0];
             sources[0] = self.graph.output(t.id, t.out, &shape::stored(&t.shape));
         }
-        let needs: Vec<bool> =
-            sources.iter().map(|t| self.needs.contains(&(t.id.index(), t.out))).collect();
+        let needs: Vec<bool> = sources.iter().map(|t| self.needs.contains(&(t.id.index(), t.out))).collect();
         if !needs.contains(&true) {
             return;
         }

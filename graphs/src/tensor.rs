@@ -389,6 +389,11 @@ impl Graph {
 }
 
 impl Tensor {
+    /// Output `out` of node `id`.
+    pub fn of_node(graph: &Graph, id: NodeIndex, out: u8) -> Tensor {
+        graph.output(id, out, &graph.outputs(id)[out as usize])
+    }
+
     /// The graph the tensor belongs to.
     pub fn graph(&self) -> &Graph {
         &self.graph
@@ -544,7 +549,12 @@ impl Tensor {
     /// The same numbers under another shape with as many elements.
     pub fn reshape(&self, dims: &[Dim]) -> Tensor {
         let t = self.contiguous();
-        assert_eq!(shape::Size::of(&t.dims()), shape::Size::of(dims), "reshape of {:?} to {dims:?}", t.dims());
+        assert_eq!(
+            shape::Size::of(&t.dims()),
+            shape::Size::of(dims),
+            "reshape of {:?} to {dims:?}",
+            t.dims()
+        );
         Tensor { shape: shape::tracker(dims), ..t }
     }
 }

@@ -67,7 +67,8 @@ impl AttentionShape {
         }
         let bytes = io.take_bytes(self.rounded(k.len() / self.kv_width()));
         let (kb, vb) = bytes.split_at_mut(bytes.len() / 2);
-        let (kb, vb): (&mut [bf16], &mut [bf16]) = (bytemuck::cast_slice_mut(kb), bytemuck::cast_slice_mut(vb));
+        let (kb, vb): (&mut [bf16], &mut [bf16]) =
+            (bytemuck::cast_slice_mut(kb), bytemuck::cast_slice_mut(vb));
         let (kb, vb) = (&mut kb[..k.len()], &mut vb[..v.len()]);
         cpu::store_kv(k, v, KvMut::Bf16 { k: kb, v: vb }, io.segments(3), self.kv_width());
         f(io, Kv::Bf16 { k: kb, v: vb });
@@ -243,7 +244,14 @@ impl Composite for CachedAttention {
 impl Tensor {
     /// Attention of queries `self[t, heads · d]` on `k`, `v[t, kv_heads · d]` within each segment of the batch.
     /// `segments` is [`Graph::segments`], `positions[t]` the `u32` input of positions. Gives `[t, heads · d]`.
-    pub fn attention(&self, k: &Tensor, v: &Tensor, segments: &Tensor, positions: &Tensor, shape: AttentionShape) -> Tensor {
+    pub fn attention(
+        &self,
+        k: &Tensor,
+        v: &Tensor,
+        segments: &Tensor,
+        positions: &Tensor,
+        shape: AttentionShape,
+    ) -> Tensor {
         self.check_attention(k, v, &shape);
         self.graph().composite(Arc::new(Attention(shape)), &[self, k, v, segments, positions]).remove(0)
     }
@@ -266,6 +274,10 @@ impl Tensor {
     fn check_attention(&self, k: &Tensor, v: &Tensor, s: &AttentionShape) {
         assert!(s.kv_heads > 0 && s.heads.is_multiple_of(s.kv_heads), "{s:?}");
         assert_eq!(self.width(), s.heads * s.head_dim, "attention queries for {s:?}");
-        assert_eq!((k.width(), v.width()), (s.kv_heads * s.head_dim, s.kv_heads * s.head_dim), "attention keys for {s:?}");
+        assert_eq!(
+            (k.width(), v.width()),
+            (s.kv_heads * s.head_dim, s.kv_heads * s.head_dim),
+            "attention keys for {s:?}"
+        );
     }
 }

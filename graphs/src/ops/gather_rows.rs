@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Backward, Composite, Io, Kernel,
-    embedding::one_hot,
-};
+use super::{Backward, Composite, Io, Kernel, embedding::one_hot};
 use crate::{
     cpu::{self, Mat},
     shape::{Dim, Shape},

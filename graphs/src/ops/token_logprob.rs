@@ -102,12 +102,8 @@ impl Kernel for TokenLogprobBackward {
     fn run(&self, io: &mut Io<'_>) {
         let (dx, dhead) = (io.take(0), io.take(1));
         let of = |i| self.0.entropy.then(|| io.f32(i));
-        let grad = TokenLogprobsGrad {
-            dlogprobs: io.f32(5),
-            lse: Some(io.f32(4)),
-            entropy: of(6),
-            dentropy: of(7),
-        };
+        let grad =
+            TokenLogprobsGrad { dlogprobs: io.f32(5), lse: Some(io.f32(4)), entropy: of(6), dentropy: of(7) };
         let (x, targets, head) = (io.f32(0), io.u32(2), self.0.head(io));
         cpu::token_logprob_backward(x, &head, targets, &grad, dx, Some(dhead), &mut io.scratch());
     }
@@ -121,7 +117,9 @@ impl Composite for TokenLogprobBackward {
         inputs[..2].to_vec()
     }
     fn decompose(&self, g: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
-        let [x, head, targets, beta, lse, dy, entropy @ ..] = inputs else { unreachable!("six or eight inputs") };
+        let [x, head, targets, beta, lse, dy, entropy @ ..] = inputs else {
+            unreachable!("six or eight inputs")
+        };
         let (t, v) = (x.dims()[0], self.0.vocab);
         let [logits, _, hot] = self.0.logits(g, x, head, targets, beta);
         let log_p = logits - lse.expand(1, v);
@@ -146,7 +144,12 @@ impl Tensor {
     }
 
     /// [`Tensor::token_logprob`] and the entropies of the distributions in nats, `[t]` each.
-    pub fn token_logprob_entropy(&self, head: &Tensor, targets: &Tensor, inv_temperature: &Tensor) -> (Tensor, Tensor) {
+    pub fn token_logprob_entropy(
+        &self,
+        head: &Tensor,
+        targets: &Tensor,
+        inv_temperature: &Tensor,
+    ) -> (Tensor, Tensor) {
         let mut out = self.token_logprobs(head, targets, inv_temperature, true);
         (out.remove(0), out.remove(1))
     }

@@ -2,11 +2,7 @@
 
 use half::bf16;
 
-use crate::{
-    cpu::Mat,
-    plan::KvCache,
-    shape::Extent,
-};
+use crate::{cpu::Mat, plan::KvCache, shape::Extent};
 
 /// Most `f32` inputs of a graph.
 pub const MAX_F32: usize = 16;

@@ -94,7 +94,13 @@ impl PartialEq for PlanOp {
 impl PlanOp {
     /// The planner guarantees that places in the arena lie inside `arena_bytes` at any extent up to the
     /// capacity, and that the outputs of a step overlap neither each other nor its inputs.
-    pub fn new(steps: Vec<Step>, constants: Vec<f32>, bf16: bool, arena_bytes: usize, scratch_bytes: usize) -> Self {
+    pub fn new(
+        steps: Vec<Step>,
+        constants: Vec<f32>,
+        bf16: bool,
+        arena_bytes: usize,
+        scratch_bytes: usize,
+    ) -> Self {
         let (arena, scratch) = (Lines::new(arena_bytes), Lines::new(scratch_bytes));
         PlanOp { steps, constants, bf16, extent: Extent::default(), arena, scratch, call: None }
     }

@@ -116,7 +116,8 @@ impl Plan {
         if e.tokens > c.tokens || e.rows > c.rows {
             return Err(Error::Capacity { found: e, capacity: c });
         }
-        let bound = |ok: bool, needed: bool, what| if ok || !needed { Ok(()) } else { Err(Error::Unbound(what)) };
+        let bound =
+            |ok: bool, needed: bool, what| if ok || !needed { Ok(()) } else { Err(Error::Unbound(what)) };
         bound(b.params.is_some(), self.needs.params, "parameters")?;
         bound(b.grads.is_some(), self.needs.grads, "gradients")?;
         bound(b.state.is_some(), self.needs.state, "optimizer state")?;
@@ -319,7 +320,11 @@ impl<'g> Planner<'g> {
     fn leaf(&mut self, kind: LeafKind, name: &str, shape: &Shape, used: bool) -> Result<Place, Error> {
         let input = Input { name: name.to_string(), size: Size::of(shape), used };
         let too_many = |list: &[Input], most| {
-            if list.len() < most { Ok(()) } else { Err(Error::TooManyInputs { name: name.to_string(), most }) }
+            if list.len() < most {
+                Ok(())
+            } else {
+                Err(Error::TooManyInputs { name: name.to_string(), most })
+            }
         };
         Ok(match kind {
             LeafKind::Param(i) => Place::Param(i),
@@ -396,7 +401,11 @@ impl<'g> Planner<'g> {
     }
 
     fn step(&mut self, d: Draft) -> Step {
-        assert!(d.inputs.len() <= MAX_INPUTS && d.outputs.len() <= MAX_OUTPUTS, "{} has too many operands", d.name);
+        assert!(
+            d.inputs.len() <= MAX_INPUTS && d.outputs.len() <= MAX_OUTPUTS,
+            "{} has too many operands",
+            d.name
+        );
         let mut inputs = [Place::None; MAX_INPUTS];
         for (i, key) in d.inputs.iter().enumerate().filter(|(i, _)| d.kernel.reads(*i)) {
             inputs[i] = self.places[key];

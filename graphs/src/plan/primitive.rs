@@ -210,7 +210,11 @@ mod tests {
         let full = vec![Some(Size::of(&dims[1..])), Some(Size::of(&dims[2..])), Some(Size::ONE)];
         let column = vec![Some(Size::ONE), None, None];
         let e = Extent { tokens: 5, rows: 0 };
-        let k = PrimitiveKernel { op: Primitive::Add, dims: dims.clone(), strides: vec![full.clone(), full.clone()] };
+        let k = PrimitiveKernel {
+            op: Primitive::Add,
+            dims: dims.clone(),
+            strides: vec![full.clone(), full.clone()],
+        };
         let axes = k.axes::<2>(e).merged();
         assert_eq!((axes.n, axes.dims[0], axes.strides[0][0]), (1, 60, 1));
         let k = PrimitiveKernel { op: Primitive::Add, dims, strides: vec![full, column] };

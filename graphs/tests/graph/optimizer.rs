@@ -1,0 +1,149 @@
+//! AdamW as a graph: kernel against decomposition, clipping, both kinds of weights.
+
+use half::bf16;
+use toolsmith_graphs::{
+    Graph, cpu,
+    ops::AdamWConstants,
+    optimizer::{Optimizer, Trained},
+    plan::{Master, ParamState, Slot},
+    tensor::{LeafKind, Node, NodeIndex},
+};
+
+use crate::harness::{close, numbers};
+
+const CONSTANTS: AdamWConstants = AdamWConstants { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+
+struct State {
+    w: Vec<Vec<f32>>,
+    m: Vec<Vec<f32>>,
+    v: Vec<Vec<f32>>,
+}
+
+impl ParamState for State {
+    fn slot(&mut self, i: usize) -> Slot<'_> {
+        Slot { weights: Master::F32(&mut self.w[i]), m: &mut self.m[i], v: &mut self.v[i] }
+    }
+}
+
+fn params() -> Vec<Trained> {
+    vec![
+        Trained { index: 0, name: "matrix".into(), shape: vec![7, 5], decay: true },
+        Trained { index: 1, name: "norm".into(), shape: vec![5], decay: false },
+    ]
+}
+
+fn state() -> (State, Vec<Vec<f32>>) {
+    let n = |seed, scale: f32| {
+        let part = |s, n| numbers(s, n).iter().map(|x| scale * x).collect::<Vec<f32>>();
+        vec![part(seed, 35), part(seed + 1, 5)]
+    };
+    let v = n(4, 1e-2).iter().map(|v| v.iter().map(|x| x.abs()).collect()).collect();
+    (State { w: n(0, 1.0), m: n(2, 0.1), v }, n(6, 1.0))
+}
+
+/// The same update by the decomposed graph on luminal's executor.
+fn on_primitives(
+    s: &State,
+    grads: &[Vec<f32>],
+    scalars: [f32; 3],
+    max_norm: Option<f32>,
+) -> (f32, Vec<[Vec<f32>; 3]>) {
+    let g = Graph::new();
+    let [lr, step, scale] = ["lr", "step", "grad_scale"].map(|n| g.f32_input(n, &[]));
+    let norm = toolsmith_graphs::optimizer::adamw(&g, &params(), CONSTANTS, max_norm, [&lr, &step, &scale]);
+    let mut wanted = vec![norm];
+    for i in 0..g.len() {
+        let id = NodeIndex::new(i);
+        if matches!(g.node(id), Node::Composite(c) if c.name() == "adamw") {
+            wanted.extend((0..3).map(|o| toolsmith_graphs::Tensor::of_node(&g, id, o)));
+        }
+    }
+    let (low, moved) = g.decompose(&wanted.iter().collect::<Vec<_>>());
+    for i in 0..low.len() {
+        let id = NodeIndex::new(i);
+        let Node::Leaf(l) = low.node(id) else { continue };
+        let data = match l.kind {
+            LeafKind::Param(p) => s.w[p].clone(),
+            LeafKind::Grad(p) => grads[p].clone(),
+            LeafKind::Moment1(p) => s.m[p].clone(),
+            LeafKind::Moment2(p) => s.v[p].clone(),
+            LeafKind::F32(i) => vec![scalars[i]],
+            other => panic!("{other:?}"),
+        };
+        low.with(|l| l.set_tensor(id, 0, luminal::tensor::Tensor::new(data)));
+    }
+    low.with(|l| {
+        moved.iter().for_each(|t| {
+            l.no_delete.insert(t.id);
+        });
+        l.execute();
+        let read = |t: &toolsmith_graphs::Tensor| {
+            l.get_tensor_ref(t.id, t.out).unwrap().data.as_any().downcast_ref::<Vec<f32>>().unwrap().clone()
+        };
+        let updates = moved[1..].chunks(3).map(|c| [read(&c[0]), read(&c[1]), read(&c[2])]).collect();
+        (read(&moved[0])[0], updates)
+    })
+}
+
+#[test]
+fn the_kernel_does_what_the_primitives_say() {
+    for (max_norm, scale) in [(None, 1.0), (Some(0.5), 1.0), (Some(1e6), 0.25)] {
+        let (mut s, mut grads) = state();
+        let (norm, expected) = on_primitives(&s, &grads, [0.01, 3.0, scale], max_norm);
+        let mut optimizer = Optimizer::new(&params(), CONSTANTS, max_norm).unwrap();
+        let found = optimizer.step(&mut grads, &mut s, 0.01, 3, scale).unwrap();
+        close(&[found], &[norm], 1e-6, "norm");
+        for (p, [w, m, v]) in expected.iter().enumerate() {
+            close(&s.w[p], w, 1e-5, "weights");
+            close(&s.m[p], m, 1e-6, "first moment");
+            close(&s.v[p], v, 1e-5, "second moment");
+        }
+    }
+}
+
+#[test]
+fn clipping_limits_the_norm_and_decay_spares_norms() {
+    let mut optimizer = Optimizer::new(&params(), CONSTANTS, Some(0.5)).unwrap();
+    let (mut s, mut grads) = state();
+    let norm = optimizer.step(&mut grads, &mut s, 0.0, 1, 1.0).unwrap();
+    let direct: f64 = grads.iter().flatten().map(|&g| f64::from(g).powi(2)).sum();
+    close(&[norm], &[direct.sqrt() as f32], 1e-6, "norm");
+    // With no gradient and no moments only decay is left.
+    let (mut s, grads) = state();
+    let mut grads: Vec<Vec<f32>> = grads.iter().map(|g| vec![0.0; g.len()]).collect();
+    s.m.iter_mut().flatten().for_each(|m| *m = 0.0);
+    let before = s.w.clone();
+    optimizer.step(&mut grads, &mut s, 0.1, 1, 1.0).unwrap();
+    assert_eq!(s.w[1], before[1]);
+    let shrunk: Vec<f32> = before[0].iter().map(|w| w * (1.0 - 0.1 * 0.1)).collect();
+    close(&s.w[0], &shrunk, 1e-6, "decay");
+}
+
+struct Split {
+    hi: Vec<bf16>,
+    lo: Vec<i16>,
+    m: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl ParamState for Split {
+    fn slot(&mut self, _: usize) -> Slot<'_> {
+        Slot { weights: Master::Bf16 { hi: &mut self.hi, lo: &mut self.lo }, m: &mut self.m, v: &mut self.v }
+    }
+}
+
+#[test]
+fn split_weights_take_the_same_steps_as_f32_ones() {
+    let trained = &params()[..1];
+    let (mut s, grads) = state();
+    let mut grads = vec![grads[0].clone()];
+    let (hi, lo) = s.w[0].iter().map(|&w| cpu::split_master(w)).unzip();
+    let mut split = Split { hi, lo, m: s.m[0].clone(), v: s.v[0].clone() };
+    let mut optimizer = Optimizer::new(trained, CONSTANTS, Some(1.0)).unwrap();
+    for step in 1..6 {
+        optimizer.step(&mut grads, &mut s, 1e-3, step, 1.0).unwrap();
+        optimizer.step(&mut grads, &mut split, 1e-3, step, 1.0).unwrap();
+    }
+    let joined: Vec<f32> = split.hi.iter().zip(&split.lo).map(|(&h, &l)| cpu::join_master(h, l)).collect();
+    assert_eq!(joined, s.w[0]);
+}

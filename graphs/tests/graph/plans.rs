@@ -1,0 +1,148 @@
+//! What a plan promises: capacity, reuse of memory, errors, equal bits from cache and batch.
+
+use toolsmith_graphs::{
+    AttentionShape, Bindings, Dim, Error, Graph, KvCache, Options, Plan, Segment, Tensor,
+};
+
+use crate::{
+    autograd::{decoder, decoder_bound},
+    harness::{numbers, on_kernels},
+};
+
+const T: Dim = Dim::Tokens;
+
+#[test]
+fn inputs_are_checked_by_name_and_length() {
+    let g = Graph::new();
+    let (x, w) = (g.f32_input("x", &[T, 4.into()]), g.param(0, "w", &[2, 4]));
+    let y = x.linear(&w, None);
+    let mut plan = Plan::compile(&g, &[&y], Options { tokens: 4, rows: 0, bf16: false }).unwrap();
+    let x = plan.f32_input("x").unwrap();
+    assert!(matches!(plan.f32_input("y"), Err(Error::UnknownInput { .. })));
+    assert!(plan.u32_input("x").is_err());
+    let (params, data) = (vec![vec![1.0; 8]], [1.0; 20]);
+    let run =
+        |plan: &mut Plan, t: usize, data| plan.run(&mut Bindings::new(t, 0).params(&params).f32(x, data));
+    assert_eq!(run(&mut plan, 3, &data[..12]), Ok(()));
+    assert_eq!(plan.output(0), [4.0; 6]);
+    assert!(matches!(run(&mut plan, 3, &data[..8]), Err(Error::Length { expected: 12, found: 8, .. })));
+    assert!(matches!(run(&mut plan, 5, &data[..20]), Err(Error::Capacity { .. })));
+    let unbound = plan.run(&mut Bindings::new(3, 0).f32(x, &data[..12]));
+    assert_eq!(unbound, Err(Error::Unbound("parameters")));
+    assert!(plan.to_text().contains("linear"));
+}
+
+#[test]
+fn only_what_outputs_need_is_run_and_memory_is_reused() {
+    let g = Graph::new();
+    let mut x = g.f32_input("x", &[T]);
+    let unused = x.sin();
+    for _ in 0..50 {
+        x = x * 0.5 + 1.0;
+    }
+    let plan = Plan::compile(&g, &[&x], Options { tokens: 1000, ..Default::default() }).unwrap();
+    assert_eq!(plan.steps(), 100);
+    assert!(plan.memory().0 <= 3 * 4096, "{} bytes", plan.memory().0);
+    assert_eq!(unused.dims(), [T]);
+}
+
+#[test]
+fn a_plan_moves_to_another_thread() {
+    let g = Graph::new();
+    let y = g.f32_input("x", &[T]) * 2.0;
+    let mut plan = Plan::compile(&g, &[&y], Options { tokens: 4, ..Default::default() }).unwrap();
+    let found = std::thread::spawn(move || {
+        let x = plan.f32_input("x").unwrap();
+        plan.run(&mut Bindings::new(2, 0).f32(x, &[1.0, 2.0])).unwrap();
+        plan.output(0).to_vec()
+    });
+    assert_eq!(found.join().unwrap(), [2.0, 4.0]);
+}
+
+#[test]
+fn a_sequences_loss_does_not_depend_on_its_neighbours() {
+    let (v, h, f) = (40, 32, 48);
+    let run = |lens: &[usize], only: usize| {
+        let mut b = decoder_bound(9, v, h, f, lens);
+        // The same first sequence everywhere; only it is weighed.
+        let alone = decoder_bound(9, v, h, f, &[only]);
+        for (all, first) in b.u32s.iter_mut().zip(&alone.u32s) {
+            all.1[..only].copy_from_slice(&first.1);
+        }
+        b.f32s[0]
+            .1
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, w)| *w = if i < only { alone.f32s[0].1[i] } else { 0.0 });
+        let g = Graph::new();
+        let loss = decoder(&g, v, h, f);
+        on_kernels(&g, &[&loss], &b).0
+    };
+    assert_eq!(run(&[6], 6), run(&[6, 17, 3], 6));
+}
+
+/// A layer of attention with the parts around it that matter for equality.
+fn layer(x: &Tensor, attend: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> Tensor {
+    let g = x.graph();
+    let q = x.linear(&g.param(0, "wq", &[16, 16]), None);
+    let k = x.linear(&g.param(1, "wk", &[8, 16]), None);
+    let v = x.linear(&g.param(2, "wv", &[8, 16]), None);
+    x + attend(&q, &k, &v).linear(&g.param(3, "wo", &[16, 16]), None)
+}
+
+#[test]
+fn decoding_through_the_cache_gives_the_training_graphs_bits() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, scale: 0.5, causal: true };
+    let (t, rows) = (23, 64);
+    let weights: Vec<Vec<f32>> =
+        [256, 128, 128, 256].iter().enumerate().map(|(i, &n)| numbers(i as u64, n)).collect();
+    let rounded: Vec<Vec<half::bf16>> =
+        weights.iter().map(|w| w.iter().map(|&x| half::bf16::from_f32(x)).collect()).collect();
+    let data = numbers(9, t * 16);
+    for bf16 in [false, true] {
+        let params: &dyn toolsmith_graphs::Params = if bf16 { &rounded } else { &weights };
+        let options = Options { tokens: 32, rows: 0, bf16 };
+        let build = |cached: bool| {
+            let g = Graph::new();
+            let x = g.f32_input("x", &[T, 16.into()]);
+            let (positions, s) = (g.u32_input("positions", &[T]), g.segments());
+            let y = layer(&x, |q, k, v| {
+                if cached {
+                    q.cached_attention(k, v, &s, &positions, shape, 0)
+                } else {
+                    q.attention(k, v, &s, &positions, shape)
+                }
+            });
+            Plan::compile(&g, &[&y], options).unwrap()
+        };
+        let (mut whole, mut cached) = (build(false), build(true));
+        let positions: Vec<u32> = (0..t as u32).collect();
+        let run = |plan: &mut Plan, s: Segment, from: usize, kv: Option<&mut KvCache>| {
+            let n = s.q_len as usize;
+            let (x, p) = (plan.f32_input("x").unwrap(), plan.u32_input("positions").unwrap());
+            let segments = [s];
+            let mut b = Bindings::new(n, 0).params(params).segments(&segments);
+            b = b.f32(x, &data[from * 16..(from + n) * 16]).u32(p, &positions[from..from + n]);
+            if let Some(kv) = kv {
+                b = b.kv(kv);
+            }
+            plan.run(&mut b).unwrap();
+            plan.output(0).to_vec()
+        };
+        let segment = |len: usize, row: u32, past: usize| Segment {
+            q_start: 0,
+            q_len: len as u32,
+            kv_row: row,
+            past: past as u32,
+        };
+        let expected = run(&mut whole, segment(t, 0, 0), 0, None);
+        let mut kv = KvCache::new(1, rows, 8, bf16);
+        let mut found = run(&mut cached, segment(11, 30, 0), 0, Some(&mut kv));
+        // Its prefix, copied to another slot, continues there.
+        kv.copy_rows(30, 2, 11);
+        for i in 11..t {
+            found.extend(run(&mut cached, segment(1, 2, i), i, Some(&mut kv)));
+        }
+        assert_eq!(found, expected, "bf16: {bf16}");
+    }
+}
