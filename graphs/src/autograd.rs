@@ -20,9 +20,10 @@ use luminal::{
 };
 
 use crate::{
+    graph::{Graph, LeafKind, Node, Primitive},
     ops::{Accumulate, Backward},
     shape::{self, Shape},
-    tensor::{Graph, LeafKind, Node, Primitive, Tensor},
+    tensor::Tensor,
 };
 
 /// A value of the graph: a node's output.

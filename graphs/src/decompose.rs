@@ -10,7 +10,8 @@ use luminal::{
     graph::NodeIndex,
 };
 
-use crate::tensor::{Graph, Node, Tensor};
+use crate::graph::{Graph, Node};
+use crate::tensor::Tensor;
 
 /// Where the values of the old graph are in the new one.
 type Moves = BTreeMap<(usize, u8), Tensor>;

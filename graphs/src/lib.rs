@@ -1,6 +1,6 @@
 //! Luminal graphs with run-time shapes: build, differentiate, compile to a plan, run.
 //!
-//! - [`tensor`]: [`Graph`] and [`Tensor`] over luminal's twelve primitives.
+//! - [`graph`], [`tensor`]: [`Graph`] and [`Tensor`] over luminal's twelve primitives.
 //! - [`ops`]: composite ops, each with a shape rule, a decomposition into primitives, a gradient and a kernel.
 //! - [`autograd`]: reverse mode as a compiler pass, with checkpointing by region.
 //! - [`decompose`]: replaces composites by primitives, for luminal's own executor and for tests.
@@ -52,6 +52,7 @@ pub mod autograd;
 pub mod cpu;
 pub mod decompose;
 mod error;
+pub mod graph;
 pub mod loss;
 pub mod ops;
 pub mod optimizer;
@@ -61,7 +62,8 @@ pub mod tensor;
 
 pub use autograd::DiffOptions;
 pub use error::Error;
+pub use graph::Graph;
 pub use ops::{AttentionShape, RopeAngles};
 pub use plan::{Bindings, Grads, KvCache, Options, Params, Plan, Segment};
 pub use shape::{Dim, Extent, Shape, Size};
-pub use tensor::{Graph, Tensor};
+pub use tensor::Tensor;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::{
     Error,
+    graph::{Graph, LeafKind},
     ops::{AdamW, AdamWConstants, SumSquares},
     plan::{Bindings, F32Input, Grads, Options, ParamState, Plan},
-    tensor::{Graph, LeafKind, Tensor},
+    tensor::Tensor,
 };
 
 /// A parameter to train.

@@ -1,10 +1,7 @@
 //! Where a gradient leaves the graph: added to the buffer bound for its parameter.
 
 use super::{Composite, Io, Kernel};
-use crate::{
-    shape::Shape,
-    tensor::{Graph, Tensor},
-};
+use crate::{graph::Graph, shape::Shape, tensor::Tensor};
 
 /// `g[..]` → added to the gradient of parameter `param`.
 ///

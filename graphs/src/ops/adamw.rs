@@ -3,9 +3,10 @@
 use super::{Composite, Io, Kernel};
 use crate::{
     cpu,
+    graph::Graph,
     plan::{Master, Slot},
     shape::{Extent, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// `g[..]` → `Σ g²`, a scalar.

@@ -11,8 +11,9 @@ use half::bf16;
 use super::{Backward, Composite, Io, Kernel};
 use crate::{
     cpu::{self, Kv, KvMut},
+    graph::Graph,
     shape::{Dim, Extent, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// Sizes and kind of an attention.

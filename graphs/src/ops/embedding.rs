@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Backward, Composite, Io, Kernel};
 use crate::{
     cpu,
+    graph::Graph,
     shape::{Dim, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// `ids[t]`, `table[vocab, h]` → `[t, h]`.

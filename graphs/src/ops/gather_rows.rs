@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Backward, Composite, Io, Kernel, embedding::one_hot};
 use crate::{
     cpu::{self, Mat},
+    graph::Graph,
     shape::{Dim, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// `x[n, h]`, `rows[r]` → `[r, h]`.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Backward, Composite, Io, Kernel};
 use crate::{
     cpu::{self, Dims},
+    graph::Graph,
     shape::{Dim, Extent, Shape, Size},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 fn swap_last(shape: &Shape, width: usize) -> Shape {

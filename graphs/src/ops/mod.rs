@@ -14,9 +14,10 @@ use luminal::{
 
 use crate::{
     cpu::{Mat, Scratch},
+    graph::Graph,
     plan::{KvCache, ParamState, Segment},
     shape::{Extent, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 mod accumulate;

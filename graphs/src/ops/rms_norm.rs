@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::{Backward, Composite, Io, Kernel};
 use crate::{
     cpu,
+    graph::Graph,
     shape::{Dim, Extent, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// `x[.., h]`, `w[h]` → `y[.., h]`.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Backward, Composite, Io, Kernel};
 use crate::{
     cpu,
+    graph::Graph,
     shape::{Dim, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// The angles of a model: `position · inv_freq[i]` turns the pair `(i, i + head_dim/2)`.

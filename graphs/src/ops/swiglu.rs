@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use super::{Backward, Composite, Io, Kernel};
-use crate::{
-    cpu,
-    shape::Shape,
-    tensor::{Graph, Tensor},
-};
+use crate::{cpu, graph::Graph, shape::Shape, tensor::Tensor};
 
 /// `gate[..]`, `up[..]` → `gate · σ(gate) · up`.
 #[derive(Debug, Clone, Copy)]

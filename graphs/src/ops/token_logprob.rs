@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     cpu::{self, LmHead, TokenLogprobs, TokenLogprobsGrad},
+    graph::Graph,
     shape::{Dim, Extent, Shape},
-    tensor::{Graph, Tensor},
+    tensor::Tensor,
 };
 
 /// `x[t, h]`, `head[vocab, h]`, `targets[t]`, inverse temperature `[]` → `[t]` each: log-probabilities, log-sum-exps and, if

@@ -23,9 +23,10 @@ pub use kv::KvCache;
 
 use crate::{
     Error,
+    graph::{Graph, LeafKind, Node},
     ops::{Kernel, MAX_INPUTS, MAX_OUTPUTS},
     shape::{Extent, Shape, Size},
-    tensor::{Graph, LeafKind, Node, Tensor},
+    tensor::Tensor,
 };
 use exec::{Place, PlanOp, Step};
 use memory::Lifetime;
@@ -267,7 +268,7 @@ impl<'g> Planner<'g> {
         if computed && t.is_contiguous() {
             return t.clone();
         }
-        self.graph.primitive(crate::tensor::Primitive::Contiguous, &[t], &t.dims())
+        self.graph.primitive(crate::graph::Primitive::Contiguous, &[t], &t.dims())
     }
 
     /// The nodes that have to run, in order.

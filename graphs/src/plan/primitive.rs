@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use crate::{
+    graph::Primitive,
     ops::{Io, Kernel},
     shape::{self, Extent, Shape, Size},
-    tensor::{Primitive, Tensor},
+    tensor::Tensor,
 };
 
 /// Elements from which a loop is worth dividing between threads.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use luminal::tensor::Tensor as Data;
 use toolsmith_graphs::{
     Bindings, DiffOptions, Graph, Options, Plan, Segment, Tensor,
-    tensor::{LeafKind, Node, NodeIndex},
+    graph::{LeafKind, Node, NodeIndex},
 };
 
 /// Numbers for everything a graph may be bound to.

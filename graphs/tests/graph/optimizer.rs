@@ -3,10 +3,10 @@
 use half::bf16;
 use toolsmith_graphs::{
     Graph, cpu,
+    graph::{LeafKind, Node, NodeIndex},
     ops::AdamWConstants,
     optimizer::{Optimizer, Trained},
     plan::{Master, ParamState, Slot},
-    tensor::{LeafKind, Node, NodeIndex},
 };
 
 use crate::harness::{close, numbers};
