@@ -25,6 +25,12 @@ pub enum Error {
     /// A text or a token id the tokenizer cannot take.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A batch that a plan cannot take.
+    #[error("batch: {0}")]
+    Batch(String),
+    /// The graph or its plan refused.
+    #[error(transparent)]
+    Graph(#[from] toolsmith_graphs::Error),
     /// The model could not be fetched.
     #[error("{0}")]
     Fetch(String),

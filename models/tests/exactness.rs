@@ -1,0 +1,203 @@
+//! The sampler and the trainer compute one number: bit for bit, whatever shares the batch.
+
+use toolsmith_graphs::cpu;
+use toolsmith_models::{
+    batch::{Batch, Decode, Objective, PolicyLoss, TrainBatch},
+    config::ModelConfig,
+    engine::{Engine, EngineOptions},
+    live::TrainingState,
+    trainer::{AdamW, Head, Trainer, TrainerOptions},
+    weights::Precision,
+};
+
+fn config(kind: &str, tied: bool) -> ModelConfig {
+    let json = serde_json::json!({
+        "architectures": [match kind { "llama" => "LlamaForCausalLM", "qwen2" => "Qwen2ForCausalLM", _ => "Qwen3ForCausalLM" }],
+        "model_type": kind, "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80,
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "tie_word_embeddings": tied, "hidden_act": "silu", "torch_dtype": "bfloat16",
+    });
+    ModelConfig::from_json(&json, "config.json".as_ref()).unwrap()
+}
+
+fn tokens(n: usize, seed: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 97) as u32).collect()
+}
+
+struct Model {
+    config: ModelConfig,
+    precision: Precision,
+    state: TrainingState,
+    _dir: tempfile::TempDir,
+}
+
+impl Model {
+    fn new(kind: &str, tied: bool, precision: Precision, head: Head) -> Self {
+        let config = config(kind, tied);
+        let dir = tempfile::tempdir().unwrap();
+        let specs = head.specs(&config);
+        let mut state = TrainingState::init_random(&dir.path().join("state"), specs, precision, 5).unwrap();
+        // The usual deviation of 0.02 leaves such a small model nearly uniform; make its distribution matter.
+        for p in &mut state.params_mut() {
+            p.set(|i| ((i * 2654435761) % 1000) as f32 / 1000.0 - 0.5);
+        }
+        Self { config, precision, state, _dir: dir }
+    }
+
+    fn trainer(&self, head: Head, checkpointing: bool) -> Trainer {
+        let options = TrainerOptions {
+            max_tokens: 400,
+            gradient_checkpointing: checkpointing,
+            inv_temperature: 1.0 / 0.7,
+            precision: self.precision,
+        };
+        Trainer::new(&self.config, head, &options)
+    }
+
+    fn engine(&self, slots: usize) -> Engine {
+        let options =
+            EngineOptions { slots, max_context: 160, max_batch_tokens: 320, precision: self.precision };
+        Engine::new(&self.config, options).unwrap()
+    }
+}
+
+fn packed(sequences: &[Vec<u32>]) -> TrainBatch {
+    let tokens = sequences.concat();
+    TrainBatch {
+        weights: vec![1.0 / tokens.len() as f32; tokens.len()],
+        lens: sequences.iter().map(Vec::len).collect(),
+        tokens,
+        columns: vec![],
+    }
+}
+
+/// Log-probability of every token after the first, decoded one at a time after a prefill of `prefill` tokens.
+fn decoded(model: &Model, sequence: &[u32], prefill: usize) -> Vec<f32> {
+    let mut engine = model.engine(3);
+    let weights = model.state.weights();
+    let mut bound = engine.bind(&weights);
+    let mut logprobs = vec![0.0; prefill];
+    let mut batch = Batch::default();
+    let mut past = 0;
+    for i in prefill..sequence.len() {
+        batch.clear();
+        // Another sequence shares the batch, at another length each time.
+        batch.push(0, 0, &tokens(1 + i % 5, i), false);
+        batch.push(2, past, &sequence[past..i], true);
+        past = i;
+        let row = bound.forward(&batch).unwrap();
+        logprobs.push(cpu::token_logprob_of(row, sequence[i], 1.0 / 0.7));
+    }
+    logprobs
+}
+
+#[test]
+fn sampled_log_probabilities_are_the_trained_ones() {
+    for (kind, tied) in [("llama", true), ("qwen2", false), ("qwen3", true)] {
+        for precision in [Precision::Bf16, Precision::F32] {
+            let model = Model::new(kind, tied, precision, Head::Policy);
+            let sequences = vec![tokens(7, 1), tokens(131, 2), tokens(40, 3)];
+            let weights = model.state.weights();
+            let all = model.trainer(Head::Policy, false).forward(&weights, &packed(&sequences)).unwrap();
+            let alone =
+                model.trainer(Head::Policy, false).forward(&weights, &packed(&sequences[1..2])).unwrap();
+            assert_eq!(all[7..138], alone[..], "{kind} {precision:?}: packing changed bits");
+            assert!(alone[1..].iter().all(|l| *l < 0.0 && l.is_finite()));
+            for prefill in [1, 9, 70] {
+                let sampled = decoded(&model, &sequences[1], prefill);
+                assert_eq!(sampled[prefill..], alone[prefill..], "{kind} {precision:?} prefill {prefill}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_shared_prefix_is_as_good_as_a_prefill() {
+    let model = Model::new("llama", true, Precision::Bf16, Head::Policy);
+    let weights = model.state.weights();
+    let (prompt, next) = (tokens(50, 4), tokens(3, 5));
+    let mut engine = model.engine(3);
+    let mut bound = engine.bind(&weights);
+    let mut batch = Batch::default();
+    batch.push(0, 0, &prompt, false);
+    bound.forward(&batch).unwrap();
+    bound.copy_prefix(0, 2, prompt.len());
+    batch.clear();
+    batch.push(2, prompt.len(), &next, true);
+    let copied = bound.forward(&batch).unwrap().to_vec();
+    batch.clear();
+    batch.push(1, 0, &[prompt, next].concat(), true);
+    assert_eq!(copied, bound.forward(&batch).unwrap());
+}
+
+#[test]
+fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
+    for precision in [Precision::Bf16, Precision::F32] {
+        let model = Model::new("qwen3", true, precision, Head::Policy);
+        let weights = model.state.weights();
+        let mut batch = packed(&[tokens(30, 1), tokens(21, 2)]);
+        batch.weights[12] = 0.0;
+        let mut plain = model.trainer(Head::Policy, false);
+        let old = plain.forward(&weights, &batch).unwrap();
+        let advantages = (0..51).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<_>>();
+        batch.columns = vec![old.clone(), advantages.clone()];
+        let objective = Objective::Policy(PolicyLoss {
+            clip_range_low: 0.2,
+            clip_range_high: 0.28,
+            dual_clip: Some(3.0),
+            kl_coef: 0.0,
+        });
+        let out = plain.accumulate(&weights, &batch, &objective).unwrap();
+        assert_eq!(out.outputs, old);
+        // At ratio 1 the loss is −Σ w·A over predicted tokens.
+        let firsts = [0, 30];
+        let expected: f64 = (0..51)
+            .filter(|i| !firsts.contains(i))
+            .map(|i| -f64::from(batch.weights[i]) * f64::from(advantages[i]))
+            .sum();
+        assert!((out.loss - expected).abs() < 1e-6, "{} {expected}", out.loss);
+        let mut thrifty = model.trainer(Head::Policy, true);
+        let again = thrifty.accumulate(&weights, &batch, &objective).unwrap();
+        assert_eq!((again.loss, &again.outputs), (out.loss, &out.outputs));
+        for i in 0..plain.specs().len() {
+            assert_eq!(plain.gradient(i), thrifty.gradient(i), "{}", plain.specs()[i].name);
+            assert!(plain.gradient(i).iter().any(|g| *g != 0.0), "{} has no gradient", plain.specs()[i].name);
+        }
+    }
+}
+
+#[test]
+fn steps_descend_for_both_heads() {
+    for (head, objective) in
+        [(Head::Policy, Objective::CrossEntropy), (Head::Value, Objective::Value { clip_range: None })]
+    {
+        let mut model = Model::new("llama", false, Precision::Bf16, head);
+        let mut trainer = model.trainer(head, true);
+        let mut batch = packed(&[tokens(30, 1), tokens(21, 2)]);
+        batch.columns = vec![vec![0.0; 51], vec![1.0; 51]];
+        let hyper = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
+        let mut losses = vec![];
+        for _ in 0..30 {
+            let out = trainer.accumulate(&model.state.weights(), &batch, &objective).unwrap();
+            losses.push(out.loss);
+            assert!(trainer.step(&mut model.state, &hyper, 1.0).unwrap() > 0.0);
+        }
+        assert_eq!(model.state.step(), 30);
+        assert!(losses[29] < 0.3 * losses[0], "{head:?}: {losses:?}");
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_an_error() {
+    let model = Model::new("llama", true, Precision::F32, Head::Policy);
+    let mut trainer = model.trainer(Head::Policy, false);
+    let weights = model.state.weights();
+    let too_many = trainer.forward(&weights, &packed(&[tokens(401, 1)])).unwrap_err();
+    assert_eq!(too_many.to_string(), "batch: a batch of 401 tokens exceeds the trainer's 400");
+    let mut wrong = packed(&[tokens(10, 1)]);
+    wrong.lens = vec![9];
+    assert!(trainer.forward(&weights, &wrong).is_err());
+    let value = Objective::Value { clip_range: None };
+    assert!(trainer.accumulate(&weights, &packed(&[tokens(10, 1)]), &value).is_err());
+}
