@@ -12,7 +12,7 @@ use serde::Deserialize;
 use toolsmith_models::batch::{Objective, TrainBatch};
 use toolsmith_models::config::ModelConfig;
 use toolsmith_models::live::TrainingState;
-use toolsmith_models::trainer::{Head, Trainer, TrainerOptions, logits};
+use toolsmith_models::trainer::{self, Head, Trainer, TrainerOptions, logits};
 use toolsmith_models::weights::{Mat, Precision, Weights};
 
 use super::{CheckError, Report};
@@ -39,6 +39,11 @@ impl AdamW {
         let step: Step = serde_json::from_slice(&read(&path)?)
             .map_err(|e| CheckError::reference(&path, format!("not the constants of an AdamW step: {e}")))?;
         Ok(step.adamw)
+    }
+
+    fn hyper(&self) -> trainer::AdamW {
+        let [beta1, beta2] = self.betas;
+        trainer::AdamW { lr: self.lr, beta1, beta2, eps: self.eps, weight_decay: self.weight_decay }
     }
 }
 
@@ -136,7 +141,7 @@ pub fn check(dir: &Path) -> Result<Report, CheckError> {
         inv_temperature: 1.0,
         precision: Precision::F32,
     };
-    let mut trainer = Trainer::new(&config, Head::Policy, &options)?;
+    let mut trainer = Trainer::new(&config, Head::Policy, &options);
     let batch = |mask: &dyn Fn(usize, usize) -> f32| TrainBatch {
         tokens: tokens.clone(),
         lens: lens.clone(),

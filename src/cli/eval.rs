@@ -20,7 +20,7 @@ use crate::chat::Chat;
 use crate::config::{Config, Dtype};
 use crate::eval::{Evaluation, Results, Sample, Step, Summary};
 use crate::rollout::Control;
-use crate::task::{Problem, dataset};
+use crate::task::dataset;
 
 /// Seconds between lines that say how far an evaluation is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
