@@ -1,1 +1,48 @@
-//! Python in wasmer.
+//! Python in wasmer: a source text in, an [`Outcome`] out, bounded and deterministic.
+//!
+//! ```no_run
+//! use toolsmith_sandbox::{Image, Limits, Sandbox};
+//! let image = Image::prepare(&Image::default_cache(), &mut |_| {})?;
+//! let mut python = Sandbox::new(&image, &Limits::default())?;
+//! assert_eq!(python.run("print(2**100)").stdout, "1267650600228229401496703205376\n");
+//! # Ok::<(), toolsmith_sandbox::SandboxError>(())
+//! ```
+//!
+//! # How it holds together
+//! - [`Image`] is CPython compiled once to native code by Cranelift and warmed up once, kept in a cache folder.
+//! - [`Sandbox`] maps the warmed memory copy-on-write, runs one program, and drops the pages that it wrote.
+//! - [`Pool`] runs programs on several of them, in threads or in processes of their own.
+//!
+//! # Invariants
+//! - The crate knows nothing of language models.
+//! - The same source, limits and image give the same `Outcome` (its `wall_s` apart) on any worker, in any order.
+//! - A program reaches nothing of the host: no call of `host` touches the operating system.
+//! - Native code is loaded from a file only after its digest was compared.
+
+mod capture;
+mod descriptor;
+mod engine;
+mod error;
+mod fetch;
+#[doc(hidden)]
+pub mod host;
+mod image;
+mod limits;
+mod memory;
+mod outcome;
+mod pool;
+mod process;
+mod sandbox;
+mod slim;
+mod snapshot;
+mod vm;
+mod watchdog;
+
+pub use error::SandboxError;
+pub use fetch::Source;
+pub use image::{Image, ImageStatus, Progress, Stage};
+pub use limits::{Limit, Limits};
+pub use outcome::{Outcome, PythonError};
+pub use pool::{Isolation, Pool};
+pub use process::worker_main_if_asked;
+pub use sandbox::Sandbox;

@@ -1,0 +1,154 @@
+"""Runs one program a call and reports how it ended.
+
+Run once, in a fresh interpreter, before the snapshot is taken. It leaves one module in sys.modules, whose run() the host
+calls for each program. A program may replace anything it can reach, so what run() needs is bound here beforehand.
+"""
+
+
+def _install():
+    import ast
+    import atexit
+    import linecache
+    import posix
+    import sys
+    import traceback
+    import types
+
+    FILE = "main.py"
+    REPORT = 3
+    ONLY_AST = ast.PyCF_ONLY_AST
+    Expr, Expression = ast.Expr, ast.Expression
+    read, write, fstat = posix.read, posix.write, posix.fstat
+    compile_, exec_, eval_, type_, str_, repr_ = compile, exec, eval, type, str, repr
+    Base, Exit, Memory = BaseException, SystemExit, MemoryError
+    is_, int_ = isinstance, int
+    format_exception = traceback.format_exception
+    cache = linecache.cache
+    finish = atexit._run_exitfuncs
+    streams = [sys.stdout, sys.stderr]
+    main = types.ModuleType("__main__")
+    main.__builtins__ = sys.modules["builtins"]
+    sys.modules["__main__"] = main
+    space = main.__dict__
+    # Given back before an error is looked at: where memory ran out, the report needs some.
+    reserve = [bytearray(1 << 20)]
+
+    def flush():
+        # The program's own replacement first, then the real ones.
+        for stream in (sys.stdout, sys.stderr, *streams):
+            try:
+                stream.flush()
+            except Base:
+                pass
+
+    def text(of, thing):
+        try:
+            return of(thing)
+        except Base as e:
+            return f"<{of.__name__}() failed: {type_(e).__name__}>"
+
+    def send(tag, words):
+        write(REPORT, tag + words.encode("utf-8", "backslashreplace"))
+
+    def line_of(error):
+        if is_(error, SyntaxError) and error.filename == FILE:
+            return error.lineno
+        line, tb = None, error.__traceback__
+        while tb is not None:
+            if tb.tb_frame.f_code.co_filename == FILE:
+                line = tb.tb_lineno
+            tb = tb.tb_next
+        return line
+
+    def report(error, source, whole):
+        reserve.clear()
+        kind = type_(error)
+        name = kind.__qualname__
+        if kind.__module__ not in ("builtins", "__main__"):
+            name = f"{kind.__module__}.{name}"
+        message = text(str_, error)
+        line = line_of(error)
+        trace = f"{name}: {message}" if message else name
+        if is_(error, Memory):
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            space.clear()
+        elif whole:
+            cache[FILE] = (len(source), None, source.splitlines(True), FILE)
+            tb = error.__traceback__
+            while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
+                tb = tb.tb_next
+            try:
+                trace = "".join(format_exception(kind, error, tb)).rstrip("\n")
+            except Base:
+                pass
+        send(b"k", name)
+        send(b"m", message)
+        send(b"t", trace)
+        if line is not None:
+            send(b"l", str_(line))
+
+    fresh = dict(space)
+
+    def reset():
+        space.clear()
+        space.update(fresh)
+        cache.clear()
+        atexit._clear()
+        reserve[:] = [bytearray(1 << 20)]
+
+    def run():
+        flags, source, error, value = b"", "", None, None
+        try:
+            request = []
+            while part := read(0, max(fstat(0).st_size, 1)):
+                request.append(part)
+            flags, _, source = b"".join(request).partition(b"\n")
+            del request, part
+            source = source.decode()
+            tree = compile_(source, FILE, "exec", ONLY_AST)
+            last = tree.body.pop() if tree.body and is_(tree.body[-1], Expr) else None
+            program = compile_(tree, FILE, "exec")
+            if last is not None:
+                # The statements before may say `from __future__`, which the expression then follows.
+                last = compile_(Expression(last.value), FILE, "eval", program.co_flags & FUTURES)
+            exec_(program, space)
+            if last is not None:
+                value = eval_(last, space)
+                flush()
+                if value is not None and not fstat(1).st_size:
+                    value = repr_(value)
+                else:
+                    value = None
+        except Exit as e:
+            code = e.code
+            if code is not None and not (is_(code, int_) and code == 0):
+                error = e
+        except Base as e:
+            error = e
+        try:
+            finish()
+        except Base as e:
+            error = error or e
+        write(REPORT, b"(")
+        if error is not None:
+            report(error, source, flags == b"traceback")
+        elif value is not None:
+            send(b"v", value)
+        flush()
+        write(REPORT, b".")
+
+    import __future__
+
+    FUTURES = 0
+    for name in __future__.all_feature_names:
+        FUTURES |= getattr(__future__, name).compiler_flag
+    driver = types.ModuleType("_toolsmith")
+    driver.run = run
+    driver.reset = reset
+    sys.modules["_toolsmith"] = driver
+    sys.setrecursionlimit(1000)
+    atexit._clear()
+
+
+_install()
+del _install

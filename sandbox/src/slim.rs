@@ -1,0 +1,167 @@
+//! Cutting an image down before it is compiled: functions that only dropped packages use become empty, and the packages
+//! leave the library, so that importing one raises ModuleNotFoundError instead of trapping.
+
+use std::collections::HashMap;
+use std::io::{Cursor, Read, Write};
+use std::ops::RangeInclusive;
+
+use wasmer::wasmparser::{
+    CompositeInnerType, ExternalKind, KnownCustom, Name, Parser, Payload, TypeRef, ValType,
+};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use crate::SandboxError;
+use crate::descriptor::Descriptor;
+
+fn mismatch(what: impl std::fmt::Display) -> SandboxError {
+    SandboxError::Descriptor(what.to_string())
+}
+
+/// The module with the descriptor's functions cut out and without its custom sections.
+///
+/// A cut function keeps its type. One of type `() -> ()` returns (a C++ constructor does, run at start), one of `() -> i32`
+/// returns 0 (the NULL of a Python module that failed to initialise, which the interpreter reports); any other traps.
+pub(crate) fn wasm(module: &[u8], of: &Descriptor) -> Result<Vec<u8>, SandboxError> {
+    let broken = |e: wasmer::wasmparser::BinaryReaderError| mismatch(e);
+    let mut imported = 0u32;
+    let mut types = Vec::new();
+    let mut functions: Vec<u32> = Vec::new();
+    let mut bodies: Vec<&[u8]> = Vec::new();
+    let mut code = None;
+    let mut sections = Vec::new();
+    let mut names: HashMap<&str, Vec<u32>> = HashMap::new();
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.map_err(broken)?;
+        if let Some((id, range)) = payload.as_section() {
+            if id == 10 {
+                code = Some(sections.len());
+            }
+            if id != 0 {
+                sections.push((id, range.start as usize..range.end as usize));
+            }
+        }
+        match payload {
+            Payload::TypeSection(reader) => {
+                for group in reader {
+                    for ty in group.map_err(broken)?.into_types() {
+                        types.push(match ty.composite_type.inner {
+                            CompositeInnerType::Func(f) => Some(f),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            Payload::ImportSection(reader) => {
+                for import in reader.into_imports() {
+                    if let TypeRef::Func(_) = import.map_err(broken)?.ty {
+                        imported += 1;
+                    }
+                }
+            }
+            Payload::FunctionSection(reader) => {
+                functions = reader.into_iter().collect::<Result<_, _>>().map_err(broken)?;
+            }
+            Payload::ExportSection(reader) => {
+                for export in reader {
+                    let export = export.map_err(broken)?;
+                    if export.kind == ExternalKind::Memory && export.name != "memory" {
+                        return Err(mismatch("a memory other than `memory` is exported"));
+                    }
+                }
+            }
+            Payload::CodeSectionEntry(body) => bodies.push(body.as_bytes()),
+            Payload::CustomSection(reader) => {
+                let KnownCustom::Name(reader) = reader.as_known() else {
+                    continue;
+                };
+                for part in reader {
+                    let Name::Function(map) = part.map_err(broken)? else {
+                        continue;
+                    };
+                    for naming in map {
+                        let naming = naming.map_err(broken)?;
+                        let wanted = |(a, b): &(&str, &str)| *a == naming.name || *b == naming.name;
+                        if of.cut.iter().any(wanted) {
+                            names.entry(naming.name).or_default().push(naming.index);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let index = |name: &str| match names.get(name).map(Vec::as_slice) {
+        Some([one]) => one.checked_sub(imported).ok_or_else(|| mismatch(format!("{name} is imported"))),
+        Some(all) => Err(mismatch(format!("{} functions are called {name}", all.len()))),
+        None => Err(mismatch(format!("no function is called {name}"))),
+    };
+    let mut cuts: Vec<RangeInclusive<u32>> = Vec::new();
+    for (first, last) in of.cut {
+        cuts.push(index(first)?..=index(last)?);
+    }
+    let code = code.ok_or_else(|| mismatch("no code section"))?;
+
+    let mut entries = Vec::new();
+    leb(&mut entries, bodies.len());
+    for (i, body) in bodies.iter().enumerate() {
+        let cut = cuts.iter().any(|c| c.contains(&(i as u32)));
+        let ty = functions
+            .get(i)
+            .and_then(|t| types.get(*t as usize)?.as_ref())
+            .ok_or_else(|| mismatch(format!("function {i} has no type")))?;
+        let body = match (ty.params(), ty.results()) {
+            _ if !cut => body,
+            // No locals; then `end`, `i32.const 0; end`, or `unreachable; end`.
+            ([], []) => &[0x00, 0x0B][..],
+            ([], [ValType::I32]) => &[0x00, 0x41, 0x00, 0x0B],
+            _ => &[0x00, 0x00, 0x0B],
+        };
+        leb(&mut entries, body.len());
+        entries.extend_from_slice(body);
+    }
+    let mut out = module[..8].to_vec();
+    for (i, (id, range)) in sections.into_iter().enumerate() {
+        let body = if i == code { &entries } else { &module[range] };
+        out.push(id);
+        leb(&mut out, body.len());
+        out.extend_from_slice(body);
+    }
+    Ok(out)
+}
+
+fn leb(out: &mut Vec<u8>, mut value: usize) {
+    loop {
+        let byte = (value & 0x7F) as u8;
+        value >>= 7;
+        if value == 0 {
+            return out.push(byte);
+        }
+        out.push(byte | 0x80);
+    }
+}
+
+/// The library without the descriptor's packages, stored uncompressed: it is mapped, and an import then inflates nothing.
+pub(crate) fn library(zip: &[u8], of: &Descriptor) -> Result<Vec<u8>, SandboxError> {
+    let broken = |e: zip::result::ZipError| mismatch(format!("library: {e}"));
+    let mut from = ZipArchive::new(Cursor::new(zip)).map_err(broken)?;
+    let mut to = ZipWriter::new(Cursor::new(Vec::with_capacity(zip.len() * 2)));
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(zip::DateTime::default());
+    let mut bytes = Vec::new();
+    for i in 0..from.len() {
+        let mut file = from.by_index(i).map_err(broken)?;
+        let name = file.name().to_string();
+        let top = name.split('/').next().unwrap_or("");
+        let top = top.strip_suffix(".pyc").unwrap_or(top);
+        if of.drop.contains(&top) || file.is_dir() {
+            continue;
+        }
+        bytes.clear();
+        file.read_to_end(&mut bytes).map_err(|e| mismatch(format!("library: {name}: {e}")))?;
+        to.start_file(name.as_str(), options).map_err(broken)?;
+        to.write_all(&bytes).map_err(|e| mismatch(format!("library: {name}: {e}")))?;
+    }
+    Ok(to.finish().map_err(broken)?.into_inner())
+}

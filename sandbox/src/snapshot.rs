@@ -1,0 +1,84 @@
+//! Taking the snapshot: an interpreter is started, warmed up, and its memory written down.
+//!
+//! The state of an interpreter is its linear memory, its mutable globals and the host's few values, so a copy of those is
+//! the interpreter. `gc.freeze` at the end keeps a collection from writing to every page the snapshot shares.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use wasmer::{Engine, Module};
+
+use crate::error::one_line;
+use crate::host::Archive;
+use crate::memory::PAGE;
+use crate::vm::{Registers, Vm};
+use crate::{Progress, SandboxError, Stage};
+
+const DRIVER: &str = include_str!("python/driver.py");
+const WARM_UP: &str = include_str!("python/warmup.py");
+/// Runs the program that waits on standard input.
+pub(crate) const RUN: &str = "__import__('sys').modules['_toolsmith'].run()";
+const SETTLE: &str = "import gc as _gc\n_gc.collect()\n_gc.freeze()\ndel _gc\n";
+/// The most pages the warm-up may need.
+const MAX_PAGES: usize = 16 * 1024;
+const OUTPUT: usize = 4096;
+
+/// What a snapshot depends on beside the image's code, for a cache key.
+pub(crate) fn sources() -> [&'static str; 5] {
+    [DRIVER, WARM_UP, RUN, SETTLE, "layout 1"]
+}
+
+/// Warms an interpreter up, writes its memory to `to` (zero pages as holes) and gives the rest of its state.
+pub(crate) fn take(
+    (engine, module): &(Engine, Module),
+    archive: Archive,
+    to: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Registers, SandboxError> {
+    let failed = |e: String| SandboxError::WarmUp(one_line(&e));
+    let mut vm = Vm::new(engine, module, archive, None, MAX_PAGES)?;
+    vm.initialize().map_err(|e| failed(format!("_initialize: {}", e.message())))?;
+    let programs: Vec<&str> = WARM_UP.split("# ----\n").collect();
+    // Two rounds: the first imports and compiles, the second runs what the first specialised.
+    let rounds = 2;
+    let mut step = 0.0;
+    let mut turn = |code: &str, program: Option<&str>| {
+        let total = (rounds * programs.len() + 4) as f32;
+        progress(Progress::new(Stage::Snapshot, Some(step / total)));
+        step += 1.0;
+        let stdin = program.map(|p| format!("\n{p}").into_bytes());
+        vm.host().begin(stdin.unwrap_or_default(), OUTPUT);
+        vm.set_fuel(i64::MAX as u64);
+        let status = vm.turn(code);
+        let host = vm.host();
+        let said = host.err.finish().0;
+        let error = host.report.field(b't').map(|t| t.0);
+        match status {
+            Ok(0) if error.is_none() && (program.is_none() || host.report.done) => Ok(()),
+            Ok(status) => Err(failed(format!("status {status}: {} {said}", error.unwrap_or_default()))),
+            Err(e) => Err(failed(format!("{}: {said}", e.message()))),
+        }
+    };
+    turn(DRIVER, None)?;
+    for program in programs.iter().cycle().take(rounds * programs.len()) {
+        turn(RUN, Some(program))?;
+    }
+    // What programs left in the module they ran in, and in the packages' own settings, must not greet the next.
+    turn("__import__('sys').modules['_toolsmith'].reset()", None)?;
+    turn(SETTLE, None)?;
+    turn(RUN, Some("1"))?;
+
+    let memory = vm.memory();
+    let file = File::create(to).map_err(SandboxError::io(to))?;
+    file.set_len(memory.len() as u64).map_err(SandboxError::io(to))?;
+    let block = PAGE / 16;
+    for (i, bytes) in memory.chunks(block).enumerate() {
+        if bytes.iter().any(|b| *b != 0) {
+            let at = (i * block) as u64;
+            file.write_all_at(bytes, at).map_err(SandboxError::io(to))?;
+        }
+    }
+    file.sync_all().map_err(SandboxError::io(to))?;
+    Ok(vm.registers())
+}

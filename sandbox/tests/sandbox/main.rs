@@ -1,0 +1,45 @@
+//! The crate from outside. The first test to need the image prepares it, by the crate's own code, in the default cache.
+
+mod bounds;
+mod closed;
+mod image;
+mod pool;
+mod programs;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use toolsmith_sandbox::{Image, Limits, Outcome, Sandbox};
+
+/// The prepared image, made once.
+fn image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        Image::prepare(&Image::default_cache(), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"))
+    })
+}
+
+/// The executable of the worker processes: this one's `main` is the test harness's.
+fn worker() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_toolsmith-sandbox-worker"))
+}
+
+fn sandbox(limits: &Limits) -> Sandbox {
+    Sandbox::new(image(), limits).unwrap()
+}
+
+/// One program in an interpreter of its own, under the default limits.
+fn run(source: &str) -> Outcome {
+    sandbox(&Limits::default()).run(source)
+}
+
+/// The kind of the error a program ended with.
+fn kind(outcome: &Outcome) -> &str {
+    outcome.error.as_ref().map_or("none", |e| e.kind.as_str())
+}
+
+/// An outcome without what depends on the machine's load.
+fn timeless(mut outcome: Outcome) -> Outcome {
+    outcome.wall_s = 0.0;
+    outcome
+}
