@@ -1,8 +1,10 @@
 //! The sandbox as a rollout's tool.
 
-use super::ToolResult;
+use super::{Error, ToolPool, ToolResult};
 use crate::config::SandboxConfig;
-use toolsmith_sandbox::{Limits, Outcome};
+use crossbeam_channel::RecvTimeoutError;
+use std::time::Duration;
+use toolsmith_sandbox::{Limits, Outcome, Pool};
 
 impl From<&SandboxConfig> for Limits {
     fn from(c: &SandboxConfig) -> Self {
@@ -19,5 +21,35 @@ impl From<&SandboxConfig> for Limits {
 impl From<Outcome> for ToolResult {
     fn from(outcome: Outcome) -> Self {
         Self { output: outcome.feedback(), ok: outcome.ok(), fuel: outcome.fuel }
+    }
+}
+
+impl ToolPool for Pool {
+    fn submit(&self, id: u64, code: String) -> Result<(), Error> {
+        Pool::submit(self, id, code);
+        Ok(())
+    }
+
+    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
+        match self.completions().recv_timeout(wait) {
+            Ok((id, outcome)) => Ok(Some((id, outcome.into()))),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Tool("every worker has stopped".into())),
+        }
+    }
+}
+
+impl ToolPool for Pool {
+    fn submit(&self, id: u64, code: String) -> Result<(), Error> {
+        Pool::submit(self, id, code);
+        Ok(())
+    }
+
+    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
+        match self.completions().recv_timeout(wait) {
+            Ok((id, outcome)) => Ok(Some((id, outcome.into()))),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Tool("every worker has stopped".into())),
+        }
     }
 }
