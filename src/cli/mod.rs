@@ -13,9 +13,19 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
 
+mod check;
 mod config;
+mod convert;
+mod doctor;
+mod eval;
+mod fetch;
 pub mod flags;
+mod inference;
+mod run;
+pub mod sandbox;
 mod table;
+mod train;
+mod transcript;
 
 /// Teaches a language model to use a Python tool by reinforcement learning, then runs and evaluates it.
 #[derive(Parser)]
@@ -27,7 +37,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Train(train::Args),
+    Run(run::Args),
+    Eval(eval::Args),
     Config(config::Args),
+    Check(check::Args),
+    Convert(convert::Args),
+    Fetch(fetch::Args),
+    Sandbox(sandbox::Args),
+    Doctor(doctor::Args),
 }
 
 /// Input that cannot be used, said in one line: exit status 2.
@@ -47,7 +65,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Config(args) => config::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Fetch(args) => fetch::run(args),
+        Command::Sandbox(args) => sandbox::run(args),
+        Command::Doctor(args) => doctor::run(args),
     };
     result.unwrap_or_else(|error| {
         // A reader that has gone away (`toolsmith config | head`) is no error to report.
@@ -57,15 +83,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        let line = format!("{error:#}")
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect::<Vec<_>>()
-            .join("; ");
-        eprintln!("toolsmith: error: {line}");
+        eprintln!("toolsmith: error: {}", one_line(&error));
         ExitCode::from(status(&error))
     })
+}
+
+/// The error and its causes on one line, without what was said already: our errors quote their causes.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{colon}{cause}");
+        }
+    }
+    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// The exit status of an error: 130 for Ctrl-C, 2 for input that cannot be used, 1 for what went wrong on the way.

@@ -3,9 +3,11 @@
 //! ```text
 //! config.toml            the configuration as it was resolved
 //! metrics.jsonl          one line a step and an evaluation
+//! held-out.jsonl         the problems that evaluation asks
 //! rollouts/step-N.jsonl  the trajectories of reinforcement step N
 //! checkpoints/rl-20/     a Hugging Face directory, the exact training state beside it
 //! live/                  the memory-mapped weights and moments in use; scratch, not to be resumed from
+//! tokenizer/             the policy's tokenizer
 //! model/                 the finished policy as a Hugging Face directory
 //! ```
 //!
@@ -16,7 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toolsmith_models::files;
 
@@ -51,7 +53,7 @@ impl Error {
 }
 
 /// Named numbers of one step, in the order they were put in: a line of `metrics.jsonl`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Metrics(Map<String, Value>);
 
@@ -64,6 +66,11 @@ impl Metrics {
     /// A number, if it was put in and is finite.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.0.get(name)?.as_f64()
+    }
+
+    /// A name, if it was put in.
+    pub fn name(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
     }
 
     /// All of `other`'s entries, each name behind `prefix`.
@@ -161,6 +168,16 @@ impl RunDir {
         self.path.join("live").join(format!("{name}.state"))
     }
 
+    /// Where the tokenizer is kept.
+    pub fn tokenizer(&self) -> PathBuf {
+        self.path.join("tokenizer")
+    }
+
+    /// Where the held-out problems are kept.
+    pub fn held_out(&self) -> PathBuf {
+        self.path.join("held-out.jsonl")
+    }
+
     /// Where the finished policy goes.
     pub fn model(&self) -> PathBuf {
         self.path.join("model")
@@ -180,20 +197,34 @@ impl RunDir {
         self.metrics.write_all(line.as_bytes()).map_err(Error::io(&self.path.join("metrics.jsonl")))
     }
 
+    /// Every line of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// Those of the file system; a line that is no JSON object.
+    pub fn lines(&self) -> Result<Vec<Metrics>, Error> {
+        let path = self.path.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let parse = |(n, line): (usize, &str)| {
+            serde_json::from_str(line)
+                .map_err(|e| Error::unfit(&path, format!("line {} is damaged: {e}", n + 1)))
+        };
+        text.lines().enumerate().map(parse).collect()
+    }
+
     /// Writes the trajectories of a reinforcement step (counted from 1), one JSON object a line.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn write_rollouts<T: Serialize>(&self, step: usize, lines: &[T]) -> Result<(), Error> {
-        let path = self.path.join("rollouts").join(format!("step-{step}.jsonl"));
-        files::write_file(&path, |out| {
-            for line in lines {
-                serde_json::to_writer(&mut *out, line)?;
-                out.write_all(b"\n")?;
-            }
-            Ok(())
-        })?;
-        Ok(())
+        write_lines(&self.path.join("rollouts").join(format!("step-{step}.jsonl")), lines)
+    }
+
+    /// Writes the held-out problems, one JSON object a line.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write_held_out<T: Serialize>(&self, lines: &[T]) -> Result<(), Error> {
+        write_lines(&self.held_out(), lines)
     }
 
     /// Writes a checkpoint and then removes old ones, so that at most `keep` stay. `fill` puts the model and its
@@ -213,6 +244,16 @@ impl RunDir {
         let metrics_bytes = self.metrics.metadata().map_err(Error::io(&file))?.len();
         checkpoint::write(&self.checkpoints(), stage, step, metrics_bytes, keep, fill)
     }
+}
+
+fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<(), Error> {
+    files::write_file(path, |out| {
+        lines.iter().try_for_each(|line| {
+            serde_json::to_writer(&mut *out, line)?;
+            out.write_all(b"\n")
+        })
+    })?;
+    Ok(())
 }
 
 fn free_name(parent: &Path, seed: u64) -> PathBuf {

@@ -1,0 +1,87 @@
+//! `toolsmith sandbox`: prepares the Python image, or runs a file as a tool call would.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use toolsmith_sandbox::{Image, Limits, Progress, Sandbox, SandboxError, Stage};
+
+use crate::config::SandboxConfig;
+
+/// The Python sandbox.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Fetch, check, compile and cache the Python image (once; everything that needs it does so by itself).
+    Prepare,
+    /// Run a Python file as a tool call would, within the default limits.
+    Run {
+        /// The program.
+        file: PathBuf,
+    },
+}
+
+/// Prepares or runs.
+///
+/// # Errors
+/// If the image cannot be prepared or the file not be read.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let image = prepared_image()?;
+    match args.command {
+        Command::Prepare => {
+            println!("the Python image is ready in {}", image.folder().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run { file } => {
+            let source = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let outcome = Sandbox::new(&image, &Limits::from(&SandboxConfig::default()))?.run(&source);
+            let mut out = std::io::stdout().lock();
+            out.write_all(outcome.feedback().as_bytes())?;
+            out.write_all(b"\n")?;
+            Ok(if outcome.ok() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+    }
+}
+
+/// The image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.
+///
+/// # Errors
+/// If it cannot be fetched or compiled.
+pub fn prepared_image() -> Result<Image, SandboxError> {
+    let name = |stage: Stage| match stage {
+        Stage::Fetch => "fetching the Python image (98 MB, once)",
+        Stage::Verify => "checking the Python image",
+        Stage::Slim => "cutting the Python image down",
+        Stage::Compile => "compiling Python (once)",
+        Stage::Snapshot => "warming Python up",
+    };
+    let mut bar: Option<ProgressBar> = None;
+    let mut last = None;
+    let terminal = std::io::stderr().is_terminal();
+    let mut show = |progress: Progress| {
+        let text = name(progress.stage);
+        if terminal {
+            let bar = bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template("{spinner} {msg:42} {bar:24} {elapsed}");
+                ProgressBar::new(1000).with_style(style.expect("the template is well formed"))
+            });
+            bar.set_message(text);
+            bar.set_position((progress.fraction.unwrap_or(0.0) * 1000.0) as u64);
+        } else if last != Some(progress.stage) {
+            eprintln!("{text}");
+        }
+        last = Some(progress.stage);
+    };
+    let image = Image::prepare(&Image::default_cache(), &mut show);
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    image
+}
