@@ -1,7 +1,24 @@
 //! A model with tools, for programs that embed one.
 //!
-//! The façade over `rollout`: one conversation turn at a time, streamed. What trains and evaluates many
-//! sequences at once uses [`rollout`] itself.
+//! The façade over [`rollout`]: one conversation at a time, streamed. What trains and evaluates many sequences
+//! at once uses [`rollout`] itself. Absent: conversations of several user turns.
+//!
+//! ```
+//! use toolsmith::{Agent, AgentEvent, random_model};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // A Hugging Face directory or a .gguf file; here a model of random weights, which talks nonsense.
+//!     let model = random_model(&std::env::temp_dir().join("toolsmith-random-model"), 0)?;
+//!     let mut agent = Agent::builder(model).max_tokens(64).build()?;
+//!     let reply = agent.run("What is 7919 to the power of 3?", |event| match event {
+//!         AgentEvent::Text(text) | AgentEvent::Code(text) => print!("{text}"),
+//!         AgentEvent::Output(output, _) => println!("\n> {output}"),
+//!         AgentEvent::Answer(answer) => println!("\nAnswer: {answer}"),
+//!     })?;
+//!     println!("{} tool calls", reply.trajectory.calls.len());
+//!     Ok(())
+//! }
+//! ```
 
 use crate::chat::{self, Chat};
 use crate::config::{Dialect, Dtype, RolloutConfig, SandboxConfig};
@@ -9,12 +26,16 @@ use crate::rollout::{
     self, Control, EndReason, Event, Part, Request, ToolPool, ToolResult, Trajectory, rollout,
 };
 use crate::task::answer;
+use serde_json::json;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use toolsmith_models::config::ModelConfig;
 use toolsmith_models::convert::ModelSource;
 use toolsmith_models::engine::{Engine, EngineOptions};
+use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::weights::{Precision, Weights};
 use toolsmith_sandbox::{Image, Limits, Sandbox, SandboxError};
@@ -240,6 +261,38 @@ impl Agent {
     }
 }
 
+/// Writes a model of some ten thousand random weights with a character tokenizer to `dir`, and returns `dir`:
+/// something small to try an embedding program with. What it says is noise; it never calls a tool. A model that
+/// is there already stays.
+///
+/// # Errors
+/// If `dir` is something else, or cannot be written.
+pub fn random_model(dir: &Path, seed: u64) -> Result<&Path, Error> {
+    let failed = toolsmith_models::Error::io(dir);
+    if dir.join("config.json").exists() {
+        return Ok(dir);
+    } else if dir.exists() {
+        return Err(failed(io::ErrorKind::AlreadyExists.into()).into());
+    }
+    let tokenizer = Tokenizer::digits(&[]);
+    let config = json!({
+        "model_type": "qwen3", "vocab_size": tokenizer.vocab_size().next_multiple_of(32), "hidden_size": 32,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "head_dim": 16, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "max_position_embeddings": 2048,
+        "tie_word_embeddings": true, "eos_token_id": tokenizer.eos(),
+    });
+    let config = ModelConfig::from_json(&config, dir)?;
+    let scratch = tempfile::tempdir().map_err(failed)?;
+    let weights = scratch.path().join("weights");
+    tokenizer.save(scratch.path())?;
+    TrainingState::init_random(&weights, config.param_specs(), Precision::Bf16, seed)?.export(
+        dir,
+        &config,
+        Some(scratch.path()),
+    )?;
+    Ok(dir)
+}
+
 /// Python in the caller's thread, prepared when it is first called: a model that never calls it needs no image.
 ///
 /// One conversation has nothing to compute while its program runs, so a worker would only be waited for.
@@ -274,5 +327,65 @@ impl ToolPool for Python {
 
     fn poll(&self, _: Duration) -> Result<Option<(u64, ToolResult)>, rollout::Error> {
         Ok(self.done.borrow_mut().pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(build: impl Fn(AgentBuilder) -> AgentBuilder) -> Agent {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model");
+        // The weights stay mapped after the directory is gone.
+        build(Agent::builder(random_model(&model, 3).unwrap()).max_tokens(24)).build().unwrap()
+    }
+
+    #[test]
+    fn what_is_streamed_is_what_is_returned() {
+        let mut agent = agent(|b| b.temperature(1.0));
+        let mut streamed = String::new();
+        let reply = agent
+            .run("2+2?", |event| match event {
+                AgentEvent::Text(text) | AgentEvent::Code(text) => streamed += text,
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
+        let ids = reply.trajectory.model_ids();
+        let text = if reply.end() == EndReason::EndOfTurn { &ids[..ids.len() - 1] } else { &ids[..] };
+        assert_eq!(streamed, agent.tokenizer.decode(text));
+        assert!(!ids.is_empty() && ids.len() <= 24);
+        assert!(reply.trajectory.tokens.iter().all(|t| t.logprob <= 0.0));
+    }
+
+    #[test]
+    fn runs_are_reproducible_and_differ() {
+        let runs = |seed| {
+            let mut agent = agent(|b| b.temperature(1.0).seed(seed));
+            [(); 2].map(|()| agent.run("2+2?", |_| ()).unwrap().trajectory.model_ids())
+        };
+        let [first, second] = runs(1);
+        assert_ne!(first, second);
+        assert_eq!(runs(1), [first.clone(), second]);
+        assert_ne!(runs(2)[0], first);
+    }
+
+    #[test]
+    fn a_callback_can_stop_it() {
+        let mut agent = agent(|b| b.temperature(1.0));
+        let reply = agent.run("2+2?", |_| Control::Stop).unwrap();
+        assert_eq!(reply.end(), EndReason::Cancelled);
+        assert!(reply.trajectory.model_ids().len() < 4);
+    }
+
+    #[test]
+    fn a_random_model_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(random_model(dir.path(), 0).unwrap_err().to_string().contains("exists"));
+        let model = dir.path().join("model");
+        let weights =
+            |seed| std::fs::read(random_model(&model, seed).unwrap().join("model.safetensors")).unwrap();
+        assert_eq!(weights(0), weights(1));
+        assert!(Agent::builder("/nowhere").build().err().unwrap().to_string().contains("/nowhere"));
     }
 }

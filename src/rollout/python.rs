@@ -38,18 +38,3 @@ impl ToolPool for Pool {
         }
     }
 }
-
-impl ToolPool for Pool {
-    fn submit(&self, id: u64, code: String) -> Result<(), Error> {
-        Pool::submit(self, id, code);
-        Ok(())
-    }
-
-    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
-        match self.completions().recv_timeout(wait) {
-            Ok((id, outcome)) => Ok(Some((id, outcome.into()))),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(Error::Tool("every worker has stopped".into())),
-        }
-    }
-}
