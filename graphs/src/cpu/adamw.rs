@@ -145,14 +145,25 @@ pub fn adamw_bf16(hi: &mut [bf16], lo: &mut [i16], g: &[f32], m: &mut [f32], v: 
 /// Elements whose squares are summed in one go.
 const LEAF: usize = 4096;
 
+vectorised! {
+    fn leaf_squares(g: &[f32], acc: &mut [f64; 16]) {
+        let chunks = g.chunks_exact(16);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (a, &x) in acc.iter_mut().zip(chunk) {
+                *a += x as f64 * x as f64;
+            }
+        }
+        acc.iter_mut().zip(rest).for_each(|(a, &x)| *a += x as f64 * x as f64);
+    }
+}
+
 /// `Σ g²`, over a tree that depends on the length alone.
 pub fn sum_squares(g: &[f32]) -> f64 {
     if g.len() <= LEAF {
-        let mut acc = [0.0f64; 8];
-        for chunk in g.chunks(8) {
-            acc.iter_mut().zip(chunk).for_each(|(a, &x)| *a += x as f64 * x as f64);
-        }
-        return ((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7]));
+        let mut acc = [0.0; 16];
+        leaf_squares(g, &mut acc);
+        return acc.chunks(2).map(|pair| pair[0] + pair[1]).sum();
     }
     let (a, b) = g.split_at((g.len() / 2).next_multiple_of(LEAF));
     if g.len() > 16 * LEAF {

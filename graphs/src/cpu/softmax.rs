@@ -3,7 +3,7 @@
 //! The sampler on whole rows and the trainer on pieces of them go through [`Denominator`] block by block, so
 //! their log-probabilities are the same bits.
 
-use super::simd::{Elem, L, exp, multiversion};
+use super::simd::{Elem, L, Simd, exp, multiversion};
 
 /// Logits in a block.
 pub(super) const BLOCK: usize = 1024;
@@ -62,26 +62,40 @@ fn scalar_exp(x: f32) -> f32 {
     unsafe { exp_of(x) }
 }
 
+/// Scaled logits `i..i + 16` of `n`, −∞ beyond the end.
+#[inline(always)]
+unsafe fn logits<S: Simd>(x: *const f32, i: usize, n: usize, scale: S::F) -> S::F {
+    // SAFETY: `x` holds `n` values.
+    unsafe {
+        if i + L <= n {
+            S::mul(S::load(x.add(i)), scale)
+        } else {
+            S::keep(n - i, S::mul(S::load_n(x.add(i), n - i), scale), S::splat(f32::NEG_INFINITY))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn total<S: Simd>(x: [S::F; 4]) -> f32 {
+    // SAFETY: lane arithmetic.
+    unsafe { S::sum(S::add(S::add(x[0], x[1]), S::add(x[2], x[3]))) }
+}
+
 multiversion! {
     unsafe fn block_sums<S>(x: *const f32, n: usize, inv_temperature: f32, entropy: bool, out: &mut Denominator) {
         let scale = S::splat(inv_temperature);
         let low = S::splat(f32::MIN);
-        let load = |i: usize| {
-            let w = (n - i).min(L);
-            let v = S::mul(<f32 as Elem>::widen::<S>(x.add(i), w), scale);
-            if w == L { v } else { S::keep(w, v, S::splat(f32::NEG_INFINITY)) }
-        };
         let mut top = [low; 4];
         for i in (0..n).step_by(L) {
             let slot = &mut top[i / L % 4];
-            *slot = S::max(load(i), *slot);
+            *slot = S::max(logits::<S>(x, i, n, scale), *slot);
         }
         let max = S::max_lane(S::max(S::max(top[0], top[1]), S::max(top[2], top[3])));
         let m = S::splat(max);
         let (mut sum, mut weighted) = ([S::splat(0.0); 4], [S::splat(0.0); 4]);
         for i in (0..n).step_by(L) {
             // Clamped so that 0 · −∞ cannot arise.
-            let gap = S::max(S::splat(-1e30), S::sub(load(i), m));
+            let gap = S::max(S::splat(-1e30), S::sub(logits::<S>(x, i, n, scale), m));
             let e = exp::<S>(gap);
             let slot = i / L % 4;
             sum[slot] = S::add(sum[slot], e);
@@ -89,8 +103,7 @@ multiversion! {
                 weighted[slot] = S::fma(e, gap, weighted[slot]);
             }
         }
-        let total = |x: [S::F; 4]| S::sum(S::add(S::add(x[0], x[1]), S::add(x[2], x[3])));
-        *out = Denominator { max, sum: total(sum), weighted: total(weighted) };
+        *out = Denominator { max, sum: total::<S>(sum), weighted: total::<S>(weighted) };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Language-model head, log-softmax and gather in one: log-probabilities of given tokens without `[tokens, vocab]` logits.
 //!
-//! Logits exist for [`ROWS`] rows and one block of the vocabulary at a time, forward and backward; the backward pass computes them
+//! Logits exist for a few hundred rows and one block of the vocabulary at a time, forward and backward; the backward pass computes them
 //! again. A logit is summed as in [`linear`], and the softmax in the blocks of [`logsumexp`](super::logsumexp), so the results
 //! equal those of whole rows of logits, bit for bit.
 
@@ -13,8 +13,10 @@ use super::scratch::{Scratch, bytes_of};
 use super::softmax::{BLOCK, Denominator, RowGradient, logit_gradients};
 use std::ops::Range;
 
-/// Tokens taken together.
-const ROWS: usize = 512;
+/// Tokens taken together: forward, so that a block of logits stays in the second-level cache; backward, so that the
+/// transposes of the head are shared by more.
+const ROWS: usize = 256;
+const BACKWARD_ROWS: usize = 512;
 /// A target that asks for nothing: the row costs no work.
 pub const SKIP: u32 = u32::MAX;
 
@@ -187,7 +189,7 @@ pub fn token_logprob(
 
 /// Bytes of scratch for [`token_logprob_backward`] on `t` tokens.
 pub fn token_logprob_backward_scratch(t: usize, vocab: usize, h: usize, bf16_weights: bool) -> usize {
-    let rows = t.min(ROWS);
+    let rows = t.min(BACKWARD_ROWS);
     let d = Dims { t: rows, n: BLOCK.min(vocab), k: h };
     let products = linear_scratch(d, bf16_weights)
         .max(linear_dx_scratch(d, bf16_weights))
@@ -228,7 +230,7 @@ pub fn token_logprob_backward(
         token_logprob(x, head, targets, TokenLogprobs { logprobs, entropy, lse: Some(lse) }, &mut scratch);
     }
     dx.fill(0.0);
-    let rows = t.min(ROWS);
+    let rows = t.min(BACKWARD_ROWS);
     let mut active = Active::new(&mut scratch, h, rows);
     let logits = scratch.take::<f32>(rows * head.dims(rows).n);
     let dx_rows = scratch.take::<f32>(rows * h);

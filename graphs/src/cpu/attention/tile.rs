@@ -69,7 +69,7 @@ pub unsafe fn update<S: Simd, E: Elem, const M: usize>(
     }
 }
 
-/// The columns of `n <= BK` rows of `src` as a panel whose lanes are the rows; missing rows are zero.
+/// The columns of `n <= BK` rows of `src` as a panel whose lanes are the rows; missing rows are zero. Fetches the next block.
 #[inline(always)]
 pub unsafe fn panel_of_columns<S: Simd, E: Elem>(
     src: *const E,
@@ -83,24 +83,36 @@ pub unsafe fn panel_of_columns<S: Simd, E: Elem>(
         let (width, units) = (L * E::R, cols.div_ceil(E::R));
         for j in (0..BK).step_by(L) {
             for u in (0..units).step_by(L) {
-                let mut block = [S::splat_i(0); 16];
                 let w = (cols - u * E::R).min(width);
-                for (i, row) in block.iter_mut().enumerate() {
-                    if j + i < n {
-                        let p = src.add((j + i) * ld + u * E::R);
-                        *row = if w == width { S::load_i(p.cast()) } else { E::load_tail::<S>(p, w) };
+                let at = src.wrapping_add(j * ld + u * E::R);
+                let mut block = [S::splat_i(0); 16];
+                if w == width && j + L <= n {
+                    for (i, row) in block.iter_mut().enumerate() {
+                        *row = S::load_i(at.add(i * ld).cast());
+                        S::prefetch(at.wrapping_add((BK + i) * ld).cast());
+                    }
+                } else {
+                    for (i, row) in block.iter_mut().enumerate().take(n.saturating_sub(j)) {
+                        *row = E::load_tail::<S>(at.add(i * ld), w);
                     }
                 }
                 let block = S::transpose(block);
-                for (i, &x) in block.iter().enumerate().take(units - u) {
-                    S::store_i(dst.add((u + i) * BK + j), x);
+                if u + L <= units {
+                    for (i, &x) in block.iter().enumerate() {
+                        S::store_i(dst.add((u + i) * BK + j), x);
+                    }
+                } else {
+                    for (i, &x) in block.iter().enumerate().take(units - u) {
+                        S::store_i(dst.add((u + i) * BK + j), x);
+                    }
                 }
             }
         }
     }
 }
 
-/// The rows of `n <= BK` rows of `src` as a panel whose lanes are the columns, `width` (a multiple of 16) of them; what is missing is zero.
+/// `n <= BK` rows of `src` as a panel whose lanes are the columns, `width` (a multiple of 16) of them; what is missing
+/// is zero. Fetches the next block.
 #[inline(always)]
 pub unsafe fn panel_of_rows<S: Simd, T: Elem, E: Elem>(
     (src, ld): (*const T, usize),
@@ -112,18 +124,26 @@ pub unsafe fn panel_of_rows<S: Simd, T: Elem, E: Elem>(
     // SAFETY: `src` has `n` rows of `cols`; `dst` holds `BK / R` units of `width` lanes.
     unsafe {
         for u in 0..BK / E::R {
+            let (first, rows) = (u * E::R, n.saturating_sub(u * E::R).min(E::R));
             for c in (0..width).step_by(L) {
-                let w = cols.saturating_sub(c).min(L);
-                let row = |i: usize| {
-                    let used = if i < n { w } else { 0 };
-                    if used == 0 { S::splat(0.0) } else { T::widen::<S>(src.add(i * ld + c), used) }
-                };
+                let (w, at) = (cols.saturating_sub(c).min(L), src.wrapping_add(first * ld + c));
+                let mut pair = [S::splat(0.0); 2];
+                if rows == E::R && w == L {
+                    for (i, x) in pair.iter_mut().enumerate().take(E::R) {
+                        *x = T::widen::<S>(at.add(i * ld), L);
+                        S::prefetch(at.wrapping_add((BK + i) * ld).cast());
+                    }
+                } else if w > 0 {
+                    for (i, x) in pair.iter_mut().enumerate().take(rows) {
+                        *x = T::widen::<S>(at.add(i * ld), w);
+                    }
+                }
                 let x = if E::R == 1 {
-                    S::as_i(row(u))
+                    S::as_i(pair[0])
                 } else if T::R == E::R {
-                    S::pair_high(row(2 * u), row(2 * u + 1))
+                    S::pair_high(pair[0], pair[1])
                 } else {
-                    S::pair_bf16(row(2 * u), row(2 * u + 1))
+                    S::pair_bf16(pair[0], pair[1])
                 };
                 S::store_i(dst.add(u * width + c), x);
             }

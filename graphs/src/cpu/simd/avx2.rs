@@ -31,6 +31,52 @@ unsafe fn round_bf16(x: __m256) -> __m256i {
     }
 }
 
+// The helpers are functions, not closures: a closure would be compiled without the features and call each intrinsic.
+
+/// The upper halves of `a` below those of `b`.
+#[inline(always)]
+unsafe fn pair(a: __m256i, b: __m256i) -> __m256i {
+    unsafe { _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(a), b) }
+}
+
+/// `a * 2^n` in two steps, so that 2^n may lie outside the normal range.
+#[inline(always)]
+unsafe fn scale2(a: __m256, n: __m256) -> __m256 {
+    unsafe {
+        let n = _mm256_cvtps_epi32(n);
+        let half = _mm256_srai_epi32::<1>(n);
+        let bias = _mm256_set1_epi32(127);
+        let first = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
+        let second = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias));
+        _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
+    }
+}
+
+/// All ones in the lanes `base..base + 8` that are below `n`.
+#[inline(always)]
+unsafe fn below(n: usize, base: i32) -> __m256 {
+    unsafe {
+        let lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(base));
+        _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane))
+    }
+}
+
+#[inline(always)]
+unsafe fn widen(p: *const u16) -> __m256 {
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))) }
+}
+
+#[inline(always)]
+unsafe fn dot2(acc: __m256, a: __m256i, b: __m256i) -> __m256 {
+    unsafe {
+        let mask = _mm256_set1_epi32(0xffff_0000u32 as i32);
+        let (ah, bh) = (_mm256_and_si256(a, mask), _mm256_and_si256(b, mask));
+        let (al, bl) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
+        let acc = _mm256_fmadd_ps(_mm256_castsi256_ps(ah), _mm256_castsi256_ps(bh), acc);
+        _mm256_fmadd_ps(_mm256_castsi256_ps(al), _mm256_castsi256_ps(bl), acc)
+    }
+}
+
 // SAFETY: used only after detection of avx2 and fma; pointers are the caller's.
 unsafe impl Simd for Avx2 {
     type F = F;
@@ -101,26 +147,11 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn scale2(a: F, n: F) -> F {
-        // In two steps, so that 2^n may lie outside the normal range.
-        let one = |a: __m256, n: __m256| unsafe {
-            let n = _mm256_cvtps_epi32(n);
-            let half = _mm256_srai_epi32::<1>(n);
-            let bias = _mm256_set1_epi32(127);
-            let pow = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, bias)));
-            _mm256_mul_ps(_mm256_mul_ps(a, pow(half)), pow(_mm256_sub_epi32(n, half)))
-        };
-        [one(a[0], n[0]), one(a[1], n[1])]
+        unsafe { [scale2(a[0], n[0]), scale2(a[1], n[1])] }
     }
     #[inline(always)]
     unsafe fn keep(n: usize, a: F, b: F) -> F {
-        unsafe {
-            let mask = |base: i32| {
-                let lane =
-                    _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(base));
-                _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane))
-            };
-            [_mm256_blendv_ps(b[0], a[0], mask(0)), _mm256_blendv_ps(b[1], a[1], mask(8))]
-        }
+        unsafe { [_mm256_blendv_ps(b[0], a[0], below(n, 0)), _mm256_blendv_ps(b[1], a[1], below(n, 8))] }
     }
     #[inline(always)]
     unsafe fn sums(x: [F; 16]) -> F {
@@ -199,22 +230,11 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot2(acc: F, a: I, b: I) -> F {
-        unsafe {
-            let hi = |x| _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(0xffff_0000u32 as i32)));
-            let lo = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
-            let one = |acc, a, b| _mm256_fmadd_ps(lo(a), lo(b), _mm256_fmadd_ps(hi(a), hi(b), acc));
-            [one(acc[0], a[0], b[0]), one(acc[1], a[1], b[1])]
-        }
+        unsafe { [dot2(acc[0], a[0], b[0]), dot2(acc[1], a[1], b[1])] }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> F {
-        unsafe {
-            let one = |p: *const u16| {
-                let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
-            };
-            [one(p), one(p.add(8))]
-        }
+        unsafe { [widen(p), widen(p.add(8))] }
     }
     #[inline(always)]
     unsafe fn load_bf16_n(p: *const u16, n: usize) -> F {
@@ -224,8 +244,8 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, x: F) {
         unsafe {
-            let one = |x| _mm256_srli_epi32::<16>(round_bf16(x));
-            let packed = _mm256_packus_epi32(one(x[0]), one(x[1]));
+            let lo = _mm256_srli_epi32::<16>(round_bf16(x[0]));
+            let packed = _mm256_packus_epi32(lo, _mm256_srli_epi32::<16>(round_bf16(x[1])));
             _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0xd8>(packed));
         }
     }
@@ -241,19 +261,14 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn pair_bf16(a: F, b: F) -> I {
-        unsafe {
-            let one = |a, b| _mm256_or_si256(_mm256_srli_epi32::<16>(round_bf16(a)), round_bf16(b));
-            [one(a[0], b[0]), one(a[1], b[1])]
-        }
+        unsafe { [pair(round_bf16(a[0]), round_bf16(b[0])), pair(round_bf16(a[1]), round_bf16(b[1]))] }
     }
     #[inline(always)]
     unsafe fn pair_high(a: F, b: F) -> I {
         unsafe {
-            let one = |a, b| {
-                let lo = _mm256_srli_epi32::<16>(_mm256_castps_si256(a));
-                _mm256_blend_epi16::<0xaa>(lo, _mm256_castps_si256(b))
-            };
-            [one(a[0], b[0]), one(a[1], b[1])]
+            let [a0, a1] = Self::as_i(a);
+            let [b0, b1] = Self::as_i(b);
+            [pair(a0, b0), pair(a1, b1)]
         }
     }
     #[inline(always)]
