@@ -27,6 +27,12 @@ pub enum Error {
         /// Bound.
         found: usize,
     },
+    /// A bf16 parameter in a plan compiled without memory for rounding.
+    #[error("parameter {param} is bf16 but the plan was compiled for f32; compile it with `bf16: true`")]
+    Precision {
+        /// Its index.
+        param: usize,
+    },
     /// No such input.
     #[error("the graph has no input `{name}`; it has: {known}")]
     UnknownInput {

@@ -47,19 +47,27 @@ pub(crate) struct Step {
     pub zero: [bool; MAX_OUTPUTS],
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; ALIGN]);
-
-/// Memory on cache lines.
-struct Lines(Vec<Line>);
+/// Zeroed bytes from a cache line on. What is never touched is never backed by memory.
+struct Lines {
+    bytes: Vec<u8>,
+    start: usize,
+}
 
 impl Lines {
     fn new(bytes: usize) -> Self {
-        Lines(vec![Line([0; ALIGN]); bytes.div_ceil(ALIGN)])
+        let bytes = vec![0u8; bytes.next_multiple_of(ALIGN) + ALIGN];
+        let start = bytes.as_ptr().align_offset(ALIGN);
+        Lines { bytes, start }
     }
-    fn bytes(&self) -> usize {
-        self.0.len() * ALIGN
+    fn len(&self) -> usize {
+        self.bytes.len() - ALIGN
+    }
+    fn get(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len()]
+    }
+    fn get_mut(&mut self) -> &mut [u8] {
+        let end = self.start + self.len();
+        &mut self.bytes[self.start..end]
     }
 }
 
@@ -107,7 +115,7 @@ impl PlanOp {
 
     /// Bytes of the arena and of the scratch.
     pub fn memory(&self) -> (usize, usize) {
-        (self.arena.bytes(), self.scratch.bytes())
+        (self.arena.len(), self.scratch.len())
     }
 
     /// Lends the bindings to the next `process`. The caller clears them before `bindings` ends.
@@ -117,16 +125,14 @@ impl PlanOp {
 
     /// Numbers in the arena, as the last execution left them.
     pub fn read(&self, offset: usize, len: usize) -> &[f32] {
-        assert!(offset.is_multiple_of(ALIGN) && offset + len * size_of::<f32>() <= self.arena.bytes());
-        // SAFETY: inside the arena, aligned, initialised, and nothing writes while `self` is borrowed.
-        unsafe { std::slice::from_raw_parts(self.arena.0.as_ptr().cast::<u8>().add(offset).cast(), len) }
+        bytemuck::cast_slice(&self.arena.get()[offset..offset + len * size_of::<f32>()])
     }
 
     fn run(&mut self, b: &mut Bindings<'_>) {
         let e = b.extent;
         self.extent = e;
-        let arena = self.arena.0.as_mut_ptr().cast::<u8>();
-        let arena_bytes = self.arena.bytes();
+        let arena_bytes = self.arena.len();
+        let arena = self.arena.get_mut().as_mut_ptr();
         let at = |offset: usize, size: Size| {
             let len = size.at(e);
             assert!(offset + len * size_of::<f32>() <= arena_bytes, "a plan's buffer lies inside its arena");
@@ -165,23 +171,20 @@ impl PlanOp {
                     }
                     _ => break,
                 };
-                // SAFETY: an arena buffer no other operand of this step overlaps (planner), or a gradient, of
-                // which a step never has the same one twice.
+                // SAFETY: an arena buffer that no other operand of this step overlaps, or the step's only gradient
+                // (both kept by the planner).
                 let slice = unsafe { std::slice::from_raw_parts_mut(p, n) };
                 if zero {
                     slice.fill(0.0);
                 }
                 *out = Some(slice);
             }
-            let scratch = self.scratch.0.as_mut_ptr().cast::<u8>();
-            // SAFETY: the whole scratch, borrowed for this step only.
-            let scratch = unsafe { std::slice::from_raw_parts_mut(scratch, self.scratch.0.len() * ALIGN) };
             let mut io = Io {
                 extent: e,
                 bf16: self.bf16,
                 inputs,
                 outputs,
-                scratch,
+                scratch: self.scratch.get_mut(),
                 kv: b.kv.as_deref_mut(),
                 state: match &mut b.state {
                     Some(s) => Some(&mut **s),

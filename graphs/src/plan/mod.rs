@@ -23,6 +23,7 @@ pub use kv::KvCache;
 
 use crate::{
     Error,
+    cpu::Mat,
     graph::{Graph, LeafKind, Node},
     ops::{Kernel, MAX_INPUTS, MAX_OUTPUTS},
     shape::{Extent, Shape, Size},
@@ -64,10 +65,11 @@ pub struct Plan {
 // SAFETY: the luminal graph holds a single node, the `PlanOp`, which is `Send`, and no tensors.
 unsafe impl Send for Plan {}
 
+/// What has to be bound; parameters and gradients with the elements they have.
 #[derive(Default)]
 struct Needs {
-    params: bool,
-    grads: bool,
+    params: BTreeMap<usize, usize>,
+    grads: BTreeMap<usize, usize>,
     state: bool,
     kv: bool,
 }
@@ -112,28 +114,38 @@ impl Plan {
         Ok(())
     }
 
-    fn check(&self, b: &Bindings<'_>) -> Result<(), Error> {
+    fn check(&self, b: &mut Bindings<'_>) -> Result<(), Error> {
         let (e, c) = (b.extent, self.capacity);
         if e.tokens > c.tokens || e.rows > c.rows {
             return Err(Error::Capacity { found: e, capacity: c });
         }
         let bound =
             |ok: bool, needed: bool, what| if ok || !needed { Ok(()) } else { Err(Error::Unbound(what)) };
-        bound(b.params.is_some(), self.needs.params, "parameters")?;
-        bound(b.grads.is_some(), self.needs.grads, "gradients")?;
+        bound(b.params.is_some(), !self.needs.params.is_empty(), "parameters")?;
+        bound(b.grads.is_some(), !self.needs.grads.is_empty(), "gradients")?;
         bound(b.state.is_some(), self.needs.state, "optimizer state")?;
         bound(b.kv.is_some(), self.needs.kv, "KV cache")?;
-        let lengths = |inputs: &[Input], len: &dyn Fn(usize) -> usize| {
-            for (i, input) in inputs.iter().enumerate().filter(|(_, i)| i.used) {
-                let (expected, found) = (input.size.at(e), len(i));
-                if expected != found {
-                    return Err(Error::Length { input: input.name.clone(), expected, found });
-                }
-            }
-            Ok(())
+        let length = |input: &dyn Fn() -> String, expected: usize, found: usize| {
+            if expected == found { Ok(()) } else { Err(Error::Length { input: input(), expected, found }) }
         };
-        lengths(&self.f32s, &|i| b.f32s[i].len())?;
-        lengths(&self.u32s, &|i| b.u32s[i].len())
+        for (&i, &n) in &self.needs.params {
+            let mat = b.params.expect("just checked").get(i);
+            length(&|| format!("parameter {i}"), n, mat.len())?;
+            if matches!(mat, Mat::Bf16(_)) && !self.op().bf16 {
+                return Err(Error::Precision { param: i });
+            }
+        }
+        for (&i, &n) in &self.needs.grads {
+            let found = b.grads.as_deref_mut().expect("just checked").get(i).len();
+            length(&|| format!("gradient {i}"), n, found)?;
+        }
+        for (i, input) in self.f32s.iter().enumerate().filter(|(_, i)| i.used) {
+            length(&|| input.name.clone(), input.size.at(e), b.f32s[i].len())?;
+        }
+        for (i, input) in self.u32s.iter().enumerate().filter(|(_, i)| i.used) {
+            length(&|| input.name.clone(), input.size.at(e), b.u32s[i].len())?;
+        }
+        Ok(())
     }
 
     /// Output `i` in the order given to [`Plan::compile`], as the last execution left it.
@@ -215,6 +227,8 @@ struct Planner<'g> {
     f32s: Vec<Input>,
     u32s: Vec<Input>,
     constants: Vec<f32>,
+    /// Elements of each parameter.
+    param_sizes: BTreeMap<usize, usize>,
     places: BTreeMap<Key, Place>,
 }
 
@@ -238,6 +252,7 @@ impl<'g> Planner<'g> {
             f32s: vec![],
             u32s: vec![],
             constants: vec![],
+            param_sizes: BTreeMap::new(),
             places: BTreeMap::new(),
         }
     }
@@ -246,7 +261,12 @@ impl<'g> Planner<'g> {
         let outputs: Vec<Tensor> = outputs.iter().map(|t| self.owned(t)).collect();
         let drafts = self.drafts(&outputs)?;
         let capacity = Extent { tokens: self.options.tokens, rows: self.options.rows };
-        let scratch = drafts.iter().map(|d| d.kernel.scratch(capacity, self.options.bf16)).max().unwrap_or(0);
+        // A bf16 model may keep some parameters in f32.
+        let scratch = |d: &Draft| {
+            let bf16 = if self.options.bf16 { d.kernel.scratch(capacity, true) } else { 0 };
+            bf16.max(d.kernel.scratch(capacity, false))
+        };
+        let scratch = drafts.iter().map(scratch).max().unwrap_or(0);
         let (steps, arena) = self.place(drafts, &outputs, capacity);
         let outputs = outputs
             .iter()
@@ -286,7 +306,8 @@ impl<'g> Planner<'g> {
                 inputs[i].iter().for_each(|t| alive[t.id.index()] = true);
             }
         }
-        let mut drafts = vec![];
+        let mut drafts: Vec<Draft> = vec![];
+        let count = nodes.len();
         for (i, node) in nodes.into_iter().enumerate() {
             let shapes = self.graph.outputs(NodeIndex::new(i));
             let leaf_place = match &node {
@@ -298,6 +319,7 @@ impl<'g> Planner<'g> {
             if let Some(place) = leaf_place {
                 self.places.insert((i, 0), place);
             }
+            let primitive = matches!(node, Node::Primitive(_));
             let (name, kernel, gradient): (_, Arc<dyn Kernel>, _) = match node {
                 _ if !alive[i] => continue,
                 Node::Primitive(p) => {
@@ -306,10 +328,34 @@ impl<'g> Planner<'g> {
                 Node::Composite(c) => (c.name().to_string(), c.clone() as _, c.gradient_of()),
                 _ => continue,
             };
-            let inputs = inputs[i].iter().map(|t| (t.id.index(), t.out)).collect();
+            let mut inputs: Vec<Key> = inputs[i].iter().map(|t| (t.id.index(), t.out)).collect();
+            if primitive {
+                inputs.iter_mut().for_each(|key| *key = self.as_f32(*key, count, &mut drafts));
+            }
             drafts.push(Draft { id: i, name, kernel, inputs, outputs: shapes, gradient });
         }
         Ok(drafts)
+    }
+
+    /// Primitives work on f32 numbers: a leaf of another kind is converted once, by a node numbered after all others.
+    fn as_f32(&self, key: Key, count: usize, drafts: &mut Vec<Draft>) -> Key {
+        if !matches!(self.places.get(&key), Some(Place::Param(_) | Place::U32(_) | Place::Segments)) {
+            return key;
+        }
+        let id = count + key.0;
+        if drafts.iter().all(|d| d.id != id) {
+            let outputs = self.graph.outputs(NodeIndex::new(key.0));
+            let kernel = Arc::new(primitive::ToF32);
+            drafts.push(Draft {
+                id,
+                name: "to_f32".into(),
+                kernel,
+                inputs: vec![key],
+                outputs,
+                gradient: None,
+            });
+        }
+        (id, 0)
     }
 
     fn constant(&mut self, data: &[f32]) -> Place {
@@ -328,8 +374,14 @@ impl<'g> Planner<'g> {
             }
         };
         Ok(match kind {
-            LeafKind::Param(i) => Place::Param(i),
-            LeafKind::Grad(i) => Place::Grad(i),
+            LeafKind::Param(i) => {
+                self.param_sizes.insert(i, Size::of(shape).at(Extent::default()));
+                Place::Param(i)
+            }
+            LeafKind::Grad(i) => {
+                self.param_sizes.insert(i, Size::of(shape).at(Extent::default()));
+                Place::Grad(i)
+            }
             LeafKind::Moment1(_) | LeafKind::Moment2(_) => Place::None,
             LeafKind::F32(i) => {
                 too_many(&self.f32s, MAX_F32)?;
@@ -417,9 +469,15 @@ impl<'g> Planner<'g> {
             outputs[i] = self.places[&(d.id, i as u8)];
             zero[i] = d.kernel.accumulates(i) && matches!(outputs[i], Place::Arena(..));
         }
-        let any = |f: fn(&Place) -> bool| inputs.iter().chain(&outputs).any(f);
-        self.needs.params |= any(|p| matches!(p, Place::Param(_)));
-        self.needs.grads |= any(|p| matches!(p, Place::Grad(_)));
+        for place in inputs.iter().chain(&outputs) {
+            match *place {
+                Place::Param(i) => self.needs.params.insert(i, self.param_sizes[&i]),
+                Place::Grad(i) => self.needs.grads.insert(i, self.param_sizes[&i]),
+                _ => None,
+            };
+        }
+        let gradients = outputs.iter().filter(|p| matches!(p, Place::Grad(_))).count();
+        assert!(gradients <= 1, "{} writes {gradients} gradients, the executor lends one", d.name);
         self.needs.kv |= d.kernel.uses_kv();
         self.needs.state |= d.kernel.uses_state();
         Step { kernel: d.kernel, name: d.name, inputs, outputs, zero }

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use crate::{
+    cpu::Mat,
     graph::Primitive,
-    ops::{Io, Kernel},
+    ops::{Io, Kernel, Value},
     shape::{self, Extent, Shape, Size},
     tensor::Tensor,
 };
@@ -196,6 +197,25 @@ impl Kernel for PrimitiveKernel {
             Primitive::SumReduce(axis) => reduce(self.axes(e), axis, a, y, true),
             Primitive::MaxReduce(axis) => reduce(self.axes(e), axis, a, y, false),
             Primitive::Iota(_) => y.iter_mut().enumerate().for_each(|(i, y)| *y = i as f32),
+        }
+    }
+}
+
+/// A leaf as the f32 numbers primitives work on: integers, a parameter of any kind, each token's segment.
+#[derive(Debug)]
+pub(crate) struct ToF32;
+
+impl Kernel for ToF32 {
+    fn run(&self, io: &mut Io<'_>) {
+        let y = io.take(0);
+        match io.inputs[0] {
+            Value::F32(x) | Value::Mat(Mat::F32(x)) => y.copy_from_slice(x),
+            Value::Mat(Mat::Bf16(x)) => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.to_f32()),
+            Value::U32(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x as f32),
+            Value::Segments(x) => {
+                x.iter().enumerate().for_each(|(i, s)| y[s.queries()].fill(i as f32));
+            }
+            Value::None => unreachable!("a leaf is bound"),
         }
     }
 }

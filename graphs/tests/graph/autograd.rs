@@ -178,10 +178,14 @@ fn a_whole_decoder_matches_its_primitives() {
     lowered.differentiate(&moved[0], &[], DiffOptions::default());
     let expected = crate::harness::on_primitives(&lowered, &[&moved[0]], &bound);
     g.differentiate(&loss, &[], DiffOptions { checkpoint: true });
-    let found = on_kernels(&g, &[&loss], &bound);
-    close(&found.0[0], &expected.0[0], 1e-5, "loss");
-    for (i, (f, e)) in found.1.iter().zip(&expected.1).enumerate() {
-        close(f, e, 1e-4, &format!("gradient of parameter {i}"));
+    let kernels = on_kernels(&g, &[&loss], &bound);
+    // A plan runs primitives too, as a backend without kernels would.
+    let lowered = on_kernels(&lowered, &[&moved[0]], &bound);
+    for (how, found) in [("kernels", kernels), ("plan of primitives", lowered)] {
+        close(&found.0[0], &expected.0[0], 1e-5, &format!("{how}: loss"));
+        for (i, (f, e)) in found.1.iter().zip(&expected.1).enumerate() {
+            close(f, e, 1e-4, &format!("{how}: gradient of parameter {i}"));
+        }
     }
 }
 

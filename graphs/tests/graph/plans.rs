@@ -29,6 +29,12 @@ fn inputs_are_checked_by_name_and_length() {
     assert!(matches!(run(&mut plan, 5, &data[..20]), Err(Error::Capacity { .. })));
     let unbound = plan.run(&mut Bindings::new(3, 0).f32(x, &data[..12]));
     assert_eq!(unbound, Err(Error::Unbound("parameters")));
+    let wrong = vec![vec![1.0; 7]];
+    let short = plan.run(&mut Bindings::new(3, 0).params(&wrong).f32(x, &data[..12]));
+    assert_eq!(short, Err(Error::Length { input: "parameter 0".into(), expected: 8, found: 7 }));
+    let bf16 = vec![vec![half::bf16::ONE; 8]];
+    let rounded = plan.run(&mut Bindings::new(3, 0).params(&bf16).f32(x, &data[..12]));
+    assert_eq!(rounded, Err(Error::Precision { param: 0 }));
     assert!(plan.to_text().contains("linear"));
 }
 
@@ -44,6 +50,22 @@ fn only_what_outputs_need_is_run_and_memory_is_reused() {
     assert_eq!(plan.steps(), 100);
     assert!(plan.memory().0 <= 3 * 4096, "{} bytes", plan.memory().0);
     assert_eq!(unused.dims(), [T]);
+}
+
+#[test]
+fn a_batch_may_be_empty_or_want_no_rows() {
+    let g = Graph::new();
+    let x = g.param(0, "table", &[5, 4]).embedding(&g.u32_input("ids", &[T]));
+    let rows = x.gather_rows(&g.u32_input("rows", &[Dim::Rows])).rms_norm(&g.param(1, "norm", &[4]), 1e-5);
+    let y = (rows.linear(&g.param(2, "w", &[3, 4]), None) + 1.0).exp();
+    let mut plan = Plan::compile(&g, &[&y], Options { tokens: 4, rows: 2, bf16: false }).unwrap();
+    let (ids, rows) = (plan.u32_input("ids").unwrap(), plan.u32_input("rows").unwrap());
+    let params = vec![vec![0.5; 20], vec![1.0; 4], vec![0.1; 12]];
+    for (t, r) in [(4, 2), (4, 0), (0, 0), (1, 1)] {
+        let mut b = Bindings::new(t, r).params(&params).u32(ids, &[1, 2, 3, 4][..t]).u32(rows, &[0, 3][..r]);
+        plan.run(&mut b).unwrap();
+        assert_eq!(plan.output(0).len(), 3 * r);
+    }
 }
 
 #[test]
