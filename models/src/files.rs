@@ -70,7 +70,14 @@ pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     let partial = sibling(path)?;
     fs::create_dir(&partial).map_err(Error::io(path))?;
     let scrap = Scrap(Some(partial.clone()));
-    fill(&partial)?;
+    // What failed is named as the reader will know it.
+    fill(&partial).map_err(|e| match e {
+        Error::Io { path: at, source } => {
+            let at = at.strip_prefix(&partial).map_or(at.clone(), |rest| path.join(rest));
+            Error::Io { path: at, source }
+        }
+        other => other,
+    })?;
     if path.exists() {
         let old = sibling(path)?;
         fs::rename(path, &old).map_err(Error::io(path))?;

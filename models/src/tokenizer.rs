@@ -260,6 +260,11 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
+    /// Gives the tokenizer a chat template, to be saved with it.
+    pub fn set_chat_template(&mut self, template: impl Into<String>) {
+        self.chat_template = Some(template.into());
+    }
+
     /// `tokenizer_config.json` as parsed: chat templates read `bos_token` and the like from it.
     pub fn config(&self) -> &Value {
         &self.config

@@ -269,7 +269,27 @@ fn random_weights_depend_on_seed_and_name_only() {
     longer.insert(0, ParamSpec::new("value_head.weight", &[1, 5]));
     assert_eq!(one, init(1, longer)[1..]);
     assert!(one[1].iter().all(|b| f32::from_bits(*b) == 1.0) && one[2].iter().all(|b| *b == 0));
-    assert!(one[0].iter().all(|b| f32::from_bits(*b).abs() < 6.0 / 5f32.sqrt()) && one[0][0] != one[0][1]);
+    assert_ne!(one[0][0], one[0][1]);
+}
+
+#[test]
+fn random_weights_are_scaled_by_what_they_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let specs = vec![
+        ParamSpec::new("model.embed_tokens.weight", &[100, 64]),
+        ParamSpec::new("model.layers.0.self_attn.q_proj.weight", &[64, 64]),
+        ParamSpec::new("model.layers.0.self_attn.o_proj.weight", &[64, 64]),
+        ParamSpec::new("model.layers.0.mlp.down_proj.weight", &[64, 256]),
+    ];
+    let mut state = TrainingState::init_random(&dir.path().join("live"), specs, Precision::F32, 1).unwrap();
+    let residual = 2f32.sqrt();
+    for (weights, expected) in
+        masters(&mut state).iter().zip([0.02, 0.125, 0.125 / residual, 0.0625 / residual])
+    {
+        let squares: f32 = weights.iter().map(|b| f32::from_bits(*b).powi(2)).sum();
+        let deviation = (squares / weights.len() as f32).sqrt();
+        assert!((deviation / expected - 1.0).abs() < 0.05, "{deviation} for {expected}");
+    }
 }
 
 #[test]
