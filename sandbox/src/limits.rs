@@ -9,9 +9,9 @@ use crate::SandboxError;
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Steps a program may take: function entries and loop iterations of the interpreter. The same program takes the
-    /// same number everywhere, so this is what makes a time-out reproducible. A second of Python is about 5e8.
+    /// same number everywhere, so this is what makes a time-out reproducible. A second of Python is about 2.5e8.
     pub fuel: u64,
-    /// Linear memory in MiB, the warmed interpreter's own (about 110) included. Beyond it Python raises MemoryError.
+    /// Linear memory in MiB, the warmed interpreter's own (96) included. Beyond it Python raises MemoryError.
     pub memory_mb: u32,
     /// Bytes kept of stdout, of stderr, and of the value and the traceback; what is longer is cut in the middle.
     pub output_bytes: usize,
@@ -25,10 +25,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            fuel: 2_000_000_000,
+            fuel: 1_000_000_000,
             memory_mb: 512,
             output_bytes: 16 * 1024,
-            wall_ms: 30_000,
+            wall_ms: 60_000,
             traceback: false,
         }
     }

@@ -121,7 +121,7 @@ fn outcome(vm: &mut Vm, ended: Result<i32, RuntimeError>, limits: &Limits) -> Ou
                 line: field(b'l').and_then(|l| l.parse().ok()),
                 traceback: field(b't').unwrap_or_default(),
             });
-            if denied && error.as_ref().is_some_and(|e| e.kind == "MemoryError") {
+            if error.as_ref().is_some_and(|e| e.kind == "MemoryError") {
                 limit_hit = Some(Limit::Memory);
             }
         }

@@ -8,6 +8,7 @@ calls for each program. A program may replace anything it can reach, so what run
 def _install():
     import ast
     import atexit
+    import builtins
     import linecache
     import posix
     import sys
@@ -20,14 +21,17 @@ def _install():
     Expr, Expression = ast.Expr, ast.Expression
     read, write, fstat = posix.read, posix.write, posix.fstat
     compile_, exec_, eval_, type_, str_, repr_ = compile, exec, eval, type, str, repr
+    is_, int_, max_, getattr_ = isinstance, int, max, getattr
     Base, Exit, Memory = BaseException, SystemExit, MemoryError
-    is_, int_ = isinstance, int
     format_exception = traceback.format_exception
     cache = linecache.cache
     finish = atexit._run_exitfuncs
     streams = [sys.stdout, sys.stderr]
+    # What reaches the host before a program dies is all that is seen of it, so no line waits in a buffer.
+    sys.stdout.reconfigure(line_buffering=True)
     main = types.ModuleType("__main__")
-    main.__builtins__ = sys.modules["builtins"]
+    main.__builtins__ = builtins
+    originals = [(m.__dict__, dict(m.__dict__)) for m in (builtins, sys)]
     sys.modules["__main__"] = main
     space = main.__dict__
     # Given back before an error is looked at: where memory ran out, the report needs some.
@@ -35,8 +39,10 @@ def _install():
 
     def flush():
         # The program's own replacement first, then the real ones.
-        for stream in (sys.stdout, sys.stderr, *streams):
+        for stream in ("stdout", "stderr", *streams):
             try:
+                if type_(stream) is str_:
+                    stream = getattr_(sys, stream)
                 stream.flush()
             except Base:
                 pass
@@ -100,7 +106,7 @@ def _install():
         flags, source, error, value = b"", "", None, None
         try:
             request = []
-            while part := read(0, max(fstat(0).st_size, 1)):
+            while part := read(0, max_(fstat(0).st_size, 1)):
                 request.append(part)
             flags, _, source = b"".join(request).partition(b"\n")
             del request, part
@@ -129,6 +135,10 @@ def _install():
             finish()
         except Base as e:
             error = error or e
+        flush()
+        for names, original in originals:
+            names.clear()
+            names.update(original)
         write(REPORT, b"(")
         if error is not None:
             report(error, source, flags == b"traceback")

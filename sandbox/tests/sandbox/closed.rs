@@ -41,10 +41,12 @@ fn replaced_builtins_do_not_reach_the_report() {
         "import posix, os\nposix.write = os.write = posix.fstat = None\nraise ValueError('kept')",
         "import traceback, linecache\ntraceback.format_exception = linecache.cache = None\nraise ValueError('kept')",
         "import sys\nsys.stdout = sys.stderr = sys.__stdout__ = None\nraise ValueError('kept')",
-        "import builtins\nbuiltins.__dict__.clear()\nraise_ = [].nothing",
+        "import builtins\nbuiltins.__dict__.clear()\n[].nothing",
+        "import sys\nsys.__dict__.clear()\n[].nothing",
     ] {
         let o = run(source);
         assert!(["ValueError", "AttributeError"].contains(&kind(&o)), "{source}: {o:?}");
+        assert_eq!(o.stderr, "", "{source}");
     }
 }
 
@@ -95,7 +97,7 @@ fn no_network_processes_threads_or_foreign_code() {
         "import os\nos.execv('/bin/sh', ['sh'])",
         "import threading\nthreading.Thread(target=print).start()",
         "import multiprocessing\nmultiprocessing.Process(target=print).start()",
-        "import ctypes",
+        "import ctypes\nctypes.CDLL('libc.so.6')",
     ] {
         let o = run(source);
         assert!(!o.ok() && o.limit_hit.is_none(), "{source}: {o:?}");
@@ -104,15 +106,14 @@ fn no_network_processes_threads_or_foreign_code() {
 
 #[test]
 fn no_environment() {
-    // SAFETY: no other test reads or writes this variable.
-    unsafe { std::env::set_var("TOOLSMITH_TEST_SECRET", "hunter2") };
-    let o = run("import os\nprint(sorted(os.environ), os.environ.get('TOOLSMITH_TEST_SECRET'))");
-    assert!(o.stdout.ends_with("None\n") && !o.stdout.contains("PATH'"), "{}", o.stdout);
-    assert!(!o.stdout.contains("SECRET") && !o.stdout.contains("CARGO"));
+    let o = run("import os\nprint(*sorted(os.environ), os.environ.get('PATH'))");
     assert_eq!(
-        run("import sys, os\n(sys.argv, os.getcwd())").feedback(),
-        run("import sys, os\n(sys.argv, os.getcwd())").feedback()
+        o.stdout.trim_end(),
+        "HOME NO_COLOR PYTHONDONTWRITEBYTECODE PYTHONHASHSEED PYTHONTZPATH PYTHON_COLORS TMPDIR None"
     );
+    let o = run("import sys, os\nprint(sys.argv, os.getcwd(), sys.executable, os.path.expanduser('~'))");
+    let here = std::env::current_dir().unwrap();
+    assert!(o.ok() && !o.stdout.contains(here.to_str().unwrap()), "{o:?}");
 }
 
 #[test]

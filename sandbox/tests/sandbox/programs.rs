@@ -44,8 +44,8 @@ fn mathematics_is_there() {
         "[0, 1, 2, 3]"
     );
     assert_eq!(
-        run("import mpmath\nmpmath.mp.dps = 30\nmpmath.mpf(2) ** 0.5").feedback(),
-        "mpf('1.41421356237309504880168872420981')"
+        run("import mpmath\nmpmath.mp.dps = 30\nprint(mpmath.sqrt(2))").feedback(),
+        "1.41421356237309504880168872421\n"
     );
 }
 
