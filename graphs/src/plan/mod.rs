@@ -10,9 +10,10 @@ mod bind;
 mod exec;
 mod kv;
 mod memory;
+mod planner;
 mod primitive;
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write};
 
 use luminal::graph::{Graph as Luminal, NodeIndex};
 
@@ -24,13 +25,11 @@ pub use kv::KvCache;
 use crate::{
     Error,
     cpu::Mat,
-    graph::{Graph, LeafKind, Node},
-    ops::{Kernel, MAX_INPUTS, MAX_OUTPUTS},
+    graph::Graph,
     shape::{Extent, Shape, Size},
     tensor::Tensor,
 };
-use exec::{Place, PlanOp, Step};
-use memory::Lifetime;
+use exec::{Place, PlanOp};
 
 /// What a plan is compiled for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +81,7 @@ impl Plan {
     /// # Errors
     /// If the graph has more inputs than a plan can bind.
     pub fn compile(graph: &Graph, outputs: &[&Tensor], options: Options) -> Result<Plan, Error> {
-        Planner::new(graph, options).compile(outputs)
+        planner::Planner::new(graph, options).compile(outputs)
     }
 
     /// The input called `name`.
@@ -214,272 +213,4 @@ fn find(inputs: &[Input], name: &str) -> Result<usize, Error> {
         name: name.to_string(),
         known: inputs.iter().map(|i| i.name.as_str()).collect::<Vec<_>>().join(", "),
     })
-}
-
-/// A value of the graph: a node's output.
-type Key = (usize, u8);
-
-/// The state of a compilation.
-struct Planner<'g> {
-    graph: &'g Graph,
-    options: Options,
-    needs: Needs,
-    f32s: Vec<Input>,
-    u32s: Vec<Input>,
-    constants: Vec<f32>,
-    /// Elements of each parameter.
-    param_sizes: BTreeMap<usize, usize>,
-    places: BTreeMap<Key, Place>,
-}
-
-/// A step before its memory is placed.
-struct Draft {
-    id: usize,
-    name: String,
-    kernel: Arc<dyn Kernel>,
-    inputs: Vec<Key>,
-    outputs: Vec<Shape>,
-    /// Parameter whose gradient output 0 is, for an accumulate node.
-    gradient: Option<usize>,
-}
-
-impl<'g> Planner<'g> {
-    fn new(graph: &'g Graph, options: Options) -> Self {
-        Planner {
-            graph,
-            options,
-            needs: Needs::default(),
-            f32s: vec![],
-            u32s: vec![],
-            constants: vec![],
-            param_sizes: BTreeMap::new(),
-            places: BTreeMap::new(),
-        }
-    }
-
-    fn compile(mut self, outputs: &[&Tensor]) -> Result<Plan, Error> {
-        let outputs: Vec<Tensor> = outputs.iter().map(|t| self.owned(t)).collect();
-        let drafts = self.drafts(&outputs)?;
-        let capacity = Extent { tokens: self.options.tokens, rows: self.options.rows };
-        // A bf16 model may keep some parameters in f32.
-        let scratch = |d: &Draft| {
-            let bf16 = if self.options.bf16 { d.kernel.scratch(capacity, true) } else { 0 };
-            bf16.max(d.kernel.scratch(capacity, false))
-        };
-        let scratch = drafts.iter().map(scratch).max().unwrap_or(0);
-        let (steps, arena) = self.place(drafts, &outputs, capacity);
-        let outputs = outputs
-            .iter()
-            .map(|t| match self.places[&(t.id.index(), t.out)] {
-                Place::Arena(at, _) => (at, t.dims()),
-                _ => unreachable!("outputs are computed values"),
-            })
-            .collect();
-        let op = PlanOp::new(steps, self.constants, self.options.bf16, arena, scratch);
-        let mut luminal = Luminal::new();
-        let node = luminal.add_op(op).finish();
-        luminal.compile((), ());
-        Ok(Plan { luminal, node, outputs, f32s: self.f32s, u32s: self.u32s, capacity, needs: self.needs })
-    }
-
-    /// The output itself if it is a computed, contiguous value, else a copy of it.
-    fn owned(&self, t: &Tensor) -> Tensor {
-        let computed = matches!(self.graph.node(t.id), Node::Primitive(_) | Node::Composite(_));
-        if computed && t.is_contiguous() {
-            return t.clone();
-        }
-        self.graph.primitive(crate::graph::Primitive::Contiguous, &[t], &t.dims())
-    }
-
-    /// The nodes that have to run, in order.
-    fn drafts(&mut self, outputs: &[Tensor]) -> Result<Vec<Draft>, Error> {
-        let nodes: Vec<Node> = (0..self.graph.len()).map(|i| self.graph.node(NodeIndex::new(i))).collect();
-        let inputs: Vec<Vec<Tensor>> =
-            (0..nodes.len()).map(|i| self.graph.inputs(NodeIndex::new(i))).collect();
-        let mut alive = vec![false; nodes.len()];
-        outputs.iter().for_each(|t| alive[t.id.index()] = true);
-        for i in (0..nodes.len()).rev() {
-            if let Node::Composite(c) = &nodes[i] {
-                alive[i] |= c.is_sink();
-            }
-            if alive[i] {
-                inputs[i].iter().for_each(|t| alive[t.id.index()] = true);
-            }
-        }
-        let mut drafts: Vec<Draft> = vec![];
-        let count = nodes.len();
-        for (i, node) in nodes.into_iter().enumerate() {
-            let shapes = self.graph.outputs(NodeIndex::new(i));
-            let leaf_place = match &node {
-                Node::Leaf(l) => Some(self.leaf(l.kind, &l.name, &shapes[0], alive[i])?),
-                Node::Literal(l) => Some(self.constant(&l.data)),
-                Node::Constant(v) => Some(self.constant(&[*v])),
-                _ => None,
-            };
-            if let Some(place) = leaf_place {
-                self.places.insert((i, 0), place);
-            }
-            let primitive = matches!(node, Node::Primitive(_));
-            let (name, kernel, gradient): (_, Arc<dyn Kernel>, _) = match node {
-                _ if !alive[i] => continue,
-                Node::Primitive(p) => {
-                    (format!("{p:?}"), Arc::new(primitive::PrimitiveKernel::new(p, &inputs[i])), None)
-                }
-                Node::Composite(c) => (c.name().to_string(), c.clone() as _, c.gradient_of()),
-                _ => continue,
-            };
-            let mut inputs: Vec<Key> = inputs[i].iter().map(|t| (t.id.index(), t.out)).collect();
-            if primitive {
-                inputs.iter_mut().for_each(|key| *key = self.as_f32(*key, count, &mut drafts));
-            }
-            drafts.push(Draft { id: i, name, kernel, inputs, outputs: shapes, gradient });
-        }
-        Ok(drafts)
-    }
-
-    /// Primitives work on f32 numbers: a leaf of another kind is converted once, by a node numbered after all others.
-    fn as_f32(&self, key: Key, count: usize, drafts: &mut Vec<Draft>) -> Key {
-        if !matches!(self.places.get(&key), Some(Place::Param(_) | Place::U32(_) | Place::Segments)) {
-            return key;
-        }
-        let id = count + key.0;
-        if drafts.iter().all(|d| d.id != id) {
-            let outputs = self.graph.outputs(NodeIndex::new(key.0));
-            let kernel = Arc::new(primitive::ToF32);
-            drafts.push(Draft {
-                id,
-                name: "to_f32".into(),
-                kernel,
-                inputs: vec![key],
-                outputs,
-                gradient: None,
-            });
-        }
-        (id, 0)
-    }
-
-    fn constant(&mut self, data: &[f32]) -> Place {
-        let at = self.constants.len();
-        self.constants.extend_from_slice(data);
-        Place::Constant(at, data.len())
-    }
-
-    fn leaf(&mut self, kind: LeafKind, name: &str, shape: &Shape, used: bool) -> Result<Place, Error> {
-        let input = Input { name: name.to_string(), size: Size::of(shape), used };
-        let too_many = |list: &[Input], most| {
-            if list.len() < most {
-                Ok(())
-            } else {
-                Err(Error::TooManyInputs { name: name.to_string(), most })
-            }
-        };
-        Ok(match kind {
-            LeafKind::Param(i) => {
-                self.param_sizes.insert(i, Size::of(shape).at(Extent::default()));
-                Place::Param(i)
-            }
-            LeafKind::Grad(i) => {
-                self.param_sizes.insert(i, Size::of(shape).at(Extent::default()));
-                Place::Grad(i)
-            }
-            LeafKind::Moment1(_) | LeafKind::Moment2(_) => Place::None,
-            LeafKind::F32(i) => {
-                too_many(&self.f32s, MAX_F32)?;
-                self.f32s.push(input);
-                Place::F32(i)
-            }
-            LeafKind::U32(i) => {
-                too_many(&self.u32s, MAX_U32)?;
-                self.u32s.push(input);
-                Place::U32(i)
-            }
-            LeafKind::Segments => Place::Segments,
-        })
-    }
-
-    /// Finds lifetimes and places all buffers; returns the steps and the arena's size.
-    fn place(&mut self, mut drafts: Vec<Draft>, outputs: &[Tensor], capacity: Extent) -> (Vec<Step>, usize) {
-        self.redirect_gradients(&mut drafts, outputs);
-        let mut last: BTreeMap<Key, usize> = BTreeMap::new();
-        for (s, d) in drafts.iter().enumerate() {
-            d.inputs.iter().for_each(|&k| {
-                last.insert(k, s);
-            });
-        }
-        outputs.iter().for_each(|t| {
-            last.insert((t.id.index(), t.out), usize::MAX);
-        });
-        let mut keys = vec![];
-        let mut lifetimes = vec![];
-        for (s, d) in drafts.iter().enumerate() {
-            for (o, shape) in d.outputs.iter().enumerate() {
-                let key = (d.id, o as u8);
-                if d.kernel.uses_state() {
-                    self.places.insert(key, Place::None);
-                }
-                if self.places.contains_key(&key) {
-                    continue; // a gradient, or updated in place
-                }
-                let bytes = memory::bytes(Size::of(shape), capacity);
-                lifetimes.push(Lifetime { bytes, first: s, last: last.get(&key).copied().unwrap_or(s) });
-                keys.push((key, Size::of(shape)));
-            }
-        }
-        let (offsets, arena) = memory::place(&lifetimes);
-        for ((key, size), at) in keys.into_iter().zip(offsets) {
-            self.places.insert(key, Place::Arena(at, size));
-        }
-        (drafts.into_iter().map(|d| self.step(d)).collect(), arena)
-    }
-
-    /// Lets a kernel that accumulates write into the gradient itself where an accumulate node is its only reader.
-    fn redirect_gradients(&mut self, drafts: &mut Vec<Draft>, outputs: &[Tensor]) {
-        let mut readers: BTreeMap<Key, usize> = BTreeMap::new();
-        for k in drafts.iter().flat_map(|d| &d.inputs).copied() {
-            *readers.entry(k).or_default() += 1;
-        }
-        for t in outputs {
-            *readers.entry((t.id.index(), t.out)).or_default() += 1;
-        }
-        let accumulating: BTreeMap<usize, Arc<dyn Kernel>> =
-            drafts.iter().map(|d| (d.id, d.kernel.clone())).collect();
-        drafts.retain(|d| {
-            let Some(param) = d.gradient else { return true };
-            let source = d.inputs[0];
-            let direct = readers[&source] == 1
-                && accumulating.get(&source.0).is_some_and(|k| k.accumulates(source.1 as usize));
-            self.places.insert(if direct { source } else { (d.id, 0) }, Place::Grad(param));
-            !direct
-        });
-    }
-
-    fn step(&mut self, d: Draft) -> Step {
-        assert!(
-            d.inputs.len() <= MAX_INPUTS && d.outputs.len() <= MAX_OUTPUTS,
-            "{} has too many operands",
-            d.name
-        );
-        let mut inputs = [Place::None; MAX_INPUTS];
-        for (i, key) in d.inputs.iter().enumerate().filter(|(i, _)| d.kernel.reads(*i)) {
-            inputs[i] = self.places[key];
-        }
-        let mut outputs = [Place::None; MAX_OUTPUTS];
-        let mut zero = [false; MAX_OUTPUTS];
-        for i in 0..d.outputs.len() {
-            outputs[i] = self.places[&(d.id, i as u8)];
-            zero[i] = d.kernel.accumulates(i) && matches!(outputs[i], Place::Arena(..));
-        }
-        for place in inputs.iter().chain(&outputs) {
-            match *place {
-                Place::Param(i) => self.needs.params.insert(i, self.param_sizes[&i]),
-                Place::Grad(i) => self.needs.grads.insert(i, self.param_sizes[&i]),
-                _ => None,
-            };
-        }
-        let gradients = outputs.iter().filter(|p| matches!(p, Place::Grad(_))).count();
-        assert!(gradients <= 1, "{} writes {gradients} gradients, the executor lends one", d.name);
-        self.needs.kv |= d.kernel.uses_kv();
-        self.needs.state |= d.kernel.uses_state();
-        Step { kernel: d.kernel, name: d.name, inputs, outputs, zero }
-    }
 }

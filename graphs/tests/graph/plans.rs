@@ -168,3 +168,39 @@ fn decoding_through_the_cache_gives_the_training_graphs_bits() {
         assert_eq!(found, expected, "bf16: {bf16}");
     }
 }
+
+#[test]
+fn the_samplers_logprobs_are_the_trainers() {
+    let (t, h, v, beta) = (9, 32, 200, 1.0 / 0.7);
+    let weights = [numbers(1, h), numbers(2, v * h)];
+    let params: Vec<Vec<half::bf16>> =
+        weights.iter().map(|w| w.iter().map(|&x| half::bf16::from_f32(x)).collect()).collect();
+    let data = numbers(3, t * h);
+    let targets: Vec<u32> = (0..t as u32).map(|i| 20 * i).collect();
+    let hidden = |g: &Graph| g.f32_input("x", &[T, h.into()]).rms_norm(&g.param(0, "norm", &[h]), 1e-5);
+    let options = Options { tokens: 16, rows: 4, bf16: true };
+
+    let g = Graph::new();
+    let beta_in = g.f32_input("beta", &[]);
+    let l = hidden(&g).token_logprob(&g.param(1, "head", &[v, h]), &g.u32_input("targets", &[T]), &beta_in);
+    let mut trainer = Plan::compile(&g, &[&l], options).unwrap();
+    let (x, b) = (trainer.f32_input("x").unwrap(), trainer.f32_input("beta").unwrap());
+    let target = trainer.u32_input("targets").unwrap();
+    trainer
+        .run(&mut Bindings::new(t, 0).params(&params).f32(x, &data).f32(b, &[beta]).u32(target, &targets))
+        .unwrap();
+
+    let g = Graph::new();
+    let rows = hidden(&g).gather_rows(&g.u32_input("rows", &[Dim::Rows]));
+    let mut sampler =
+        Plan::compile(&g, &[&rows.linear(&g.param(1, "head", &[v, h]), None)], options).unwrap();
+    let (x, rows) = (sampler.f32_input("x").unwrap(), sampler.u32_input("rows").unwrap());
+    for pick in [vec![0], vec![3, 8], vec![5, 1, 2, 7]] {
+        let mut b = Bindings::new(t, pick.len()).params(&params).f32(x, &data).u32(rows, &pick);
+        sampler.run(&mut b).unwrap();
+        for (&row, logits) in pick.iter().zip(sampler.output(0).chunks(v)) {
+            let sampled = toolsmith_graphs::cpu::token_logprob_of(logits, targets[row as usize], beta);
+            assert_eq!(sampled, trainer.output(0)[row as usize], "row {row}");
+        }
+    }
+}
