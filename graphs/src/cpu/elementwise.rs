@@ -1,7 +1,7 @@
 //! SwiGLU and the sums between layers.
 
 use super::par::{self, Parts};
-use super::simd::{Elem, L, Simd, exp, multiversion};
+use super::simd::{L, Simd, exp, load, multiversion, store};
 
 /// Defines a kernel of one output, `y[i] = body(x_0[i], x_1[i], ..)`, that does about `per_ns` elements a nanosecond.
 macro_rules! map {
@@ -14,8 +14,8 @@ macro_rules! map {
                     let mut i = 0;
                     while i < n {
                         let w = (n - i).min(L);
-                        $(let $x = <f32 as Elem>::widen::<S>($x.add(i), w);)+
-                        <f32 as Elem>::narrow::<S>(out.add(i), w, $body);
+                        $(let $x = load::<S>($x.add(i), w);)+
+                        store::<S>(out.add(i), w, $body);
                         i += L;
                     }
                 }
@@ -64,8 +64,8 @@ multiversion! {
         let mut i = 0;
         while i < n {
             let w = (n - i).min(L);
-            let sum = S::add(<f32 as Elem>::widen::<S>(y.add(i), w), <f32 as Elem>::widen::<S>(x.add(i), w));
-            <f32 as Elem>::narrow::<S>(y.add(i), w, sum);
+            let sum = S::add(load::<S>(y.add(i), w), load::<S>(x.add(i), w));
+            store::<S>(y.add(i), w, sum);
             i += L;
         }
     }
@@ -88,16 +88,15 @@ multiversion! {
         let mut i = 0;
         while i < n {
             let w = (n - i).min(L);
-            let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(i), w);
-            let (g, u, d) = (load(gate), load(up), load(dy));
+            let (g, u, d) = (load::<S>(gate.add(i), w), load::<S>(up.add(i), w), load::<S>(dy.add(i), w));
             // silu' = sig (1 + g (1 - sig)), with 1 - sig = e sig free of cancellation and of ∞ · 0.
             let one = S::splat(1.0);
             let e = exp::<S>(S::min(S::splat(80.0), S::sub(S::splat(0.0), g)));
             let sig = S::div(one, S::add(one, e));
             let silu = S::mul(g, sig);
             let slope = S::mul(sig, S::fma(silu, e, one));
-            <f32 as Elem>::narrow::<S>(dgate.add(i), w, S::mul(d, S::mul(u, slope)));
-            <f32 as Elem>::narrow::<S>(dup.add(i), w, S::mul(d, silu));
+            store::<S>(dgate.add(i), w, S::mul(d, S::mul(u, slope)));
+            store::<S>(dup.add(i), w, S::mul(d, silu));
             i += L;
         }
     }

@@ -2,14 +2,14 @@
 
 use super::Mat;
 use super::par::{self, Parts, Shared};
-use super::simd::{Elem, L, multiversion};
+use super::simd::{Elem, L, multiversion, store};
 
 multiversion! {
     unsafe fn gather<S, W: Elem>(row: *const W, y: *mut f32, h: usize) {
         let mut i = 0;
         while i < h {
             let n = (h - i).min(L);
-            <f32 as Elem>::narrow::<S>(y.add(i), n, W::widen::<S>(row.add(i), n));
+            store::<S>(y.add(i), n, W::widen::<S>(row.add(i), n));
             i += L;
         }
     }

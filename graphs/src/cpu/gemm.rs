@@ -187,7 +187,10 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
         let mut acc = [[S::splat(0.0); N]; M];
         let mut k = cols.start;
         while k + lanes <= cols.end {
-            let wv: [S::I; N] = std::array::from_fn(|c| S::load_i(w.add(c * ws + k).cast()));
+            let mut wv = [S::splat_i(0); N];
+            for (c, x) in wv.iter_mut().enumerate() {
+                *x = S::load_i(w.add(c * ws + k).cast());
+            }
             for c in fetched.clone() {
                 S::prefetch(w.wrapping_add(c * ws + k + fetch.ahead).cast());
             }
@@ -201,7 +204,10 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
         }
         if k < cols.end {
             let n = cols.end - k;
-            let wv: [S::I; N] = std::array::from_fn(|c| E::load_tail::<S>(w.add(c * ws + k), n));
+            let mut wv = [S::splat_i(0); N];
+            for (c, x) in wv.iter_mut().enumerate() {
+                *x = E::load_tail::<S>(w.add(c * ws + k), n);
+            }
             for r in 0..M {
                 let av = E::load_tail::<S>(a[r].add(k), n);
                 for c in 0..N {

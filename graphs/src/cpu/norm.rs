@@ -4,7 +4,7 @@ use super::Mat;
 use super::linear::bias_grad;
 use super::par::{self, Parts, Shared};
 use super::scratch::{Scratch, bytes_of};
-use super::simd::{Elem, L, Simd, multiversion};
+use super::simd::{Elem, L, Simd, load, multiversion, store};
 
 /// Rows whose weight gradients are summed before they meet the other rows'.
 const CHUNK: usize = 64;
@@ -26,12 +26,12 @@ unsafe fn sum3<S: Simd, W: Elem>(a: *const f32, b: *const f32, c: *const W, h: u
         let mut i = 0;
         while i < h {
             let w = (h - i).min(L);
-            let mut x = <f32 as Elem>::widen::<S>(a.add(i), w);
+            let mut x = load::<S>(a.add(i), w);
             if !c.is_null() {
                 x = S::mul(x, W::widen::<S>(c.add(i), w));
             }
             let slot = &mut acc[i / L % 4];
-            *slot = S::fma(x, <f32 as Elem>::widen::<S>(b.add(i), w), *slot);
+            *slot = S::fma(x, load::<S>(b.add(i), w), *slot);
             i += L;
         }
         S::sum(S::add(S::add(acc[0], acc[1]), S::add(acc[2], acc[3])))
@@ -52,8 +52,8 @@ multiversion! {
             let mut i = 0;
             while i < h {
                 let n = (h - i).min(L);
-                let v = S::mul(<f32 as Elem>::widen::<S>(x.add(i), n), scale);
-                <f32 as Elem>::narrow::<S>(y.add(i), n, S::mul(W::widen::<S>(w.add(i), n), v));
+                let v = S::mul(load::<S>(x.add(i), n), scale);
+                store::<S>(y.add(i), n, S::mul(W::widen::<S>(w.add(i), n), v));
                 i += L;
             }
         }
@@ -95,15 +95,15 @@ multiversion! {
             let mut i = 0;
             while i < h {
                 let n = (h - i).min(L);
-                let xv = <f32 as Elem>::widen::<S>(x.add(i), n);
-                let g = S::mul(<f32 as Elem>::widen::<S>(dy.add(i), n), inv);
+                let xv = load::<S>(x.add(i), n);
+                let g = S::mul(load::<S>(dy.add(i), n), inv);
                 let mut d = S::sub(S::mul(W::widen::<S>(w.add(i), n), g), S::mul(xv, back));
                 if acc {
-                    d = S::add(d, <f32 as Elem>::widen::<S>(dx.add(i), n));
+                    d = S::add(d, load::<S>(dx.add(i), n));
                 }
-                <f32 as Elem>::narrow::<S>(dx.add(i), n, d);
-                let sum = S::fma(g, xv, <f32 as Elem>::widen::<S>(dw.add(i), n));
-                <f32 as Elem>::narrow::<S>(dw.add(i), n, sum);
+                store::<S>(dx.add(i), n, d);
+                let sum = S::fma(g, xv, load::<S>(dw.add(i), n));
+                store::<S>(dw.add(i), n, sum);
                 i += L;
             }
         }

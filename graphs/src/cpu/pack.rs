@@ -1,7 +1,7 @@
 //! Copies into the layouts products read: rounded rows, and blocked transposes.
 
 use super::par::{self, Parts, Shared};
-use super::simd::{Elem, L, multiversion};
+use super::simd::{Elem, L, load, multiversion};
 
 /// Row stride, in elements, of a packed matrix with `k` columns: whole cache lines, and no power of two
 /// that would put all rows into the same cache sets.
@@ -17,7 +17,7 @@ multiversion! {
         let mut i = 0;
         while i < n {
             let w = (n - i).min(L);
-            D::narrow::<S>(dst.add(i), w, <f32 as Elem>::widen::<S>(src.add(i), w));
+            D::narrow::<S>(dst.add(i), w, load::<S>(src.add(i), w));
             i += L;
         }
     }

@@ -1,7 +1,7 @@
 //! Rotary position embedding, in the half-rotation form of GPT-NeoX and Hugging Face (Su et al., arXiv 2104.09864).
 
 use super::par::{self, Parts, Shared};
-use super::simd::{Elem, L, multiversion};
+use super::simd::{L, load, multiversion, store};
 
 /// Cosines and sines of every position, computed once.
 #[derive(Clone, Debug)]
@@ -42,11 +42,10 @@ multiversion! {
             let mut i = 0;
             while i < half {
                 let n = (half - i).min(L);
-                let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(i), n);
-                let (a, b) = (load(x), load(x.add(half)));
-                let (c, s) = (load(cos), S::mul(load(sin), sign));
-                <f32 as Elem>::narrow::<S>(y.add(i), n, S::sub(S::mul(a, c), S::mul(b, s)));
-                <f32 as Elem>::narrow::<S>(y.add(half + i), n, S::add(S::mul(b, c), S::mul(a, s)));
+                let (a, b) = (load::<S>(x.add(i), n), load::<S>(x.add(half + i), n));
+                let (c, s) = (load::<S>(cos.add(i), n), S::mul(load::<S>(sin.add(i), n), sign));
+                store::<S>(y.add(i), n, S::sub(S::mul(a, c), S::mul(b, s)));
+                store::<S>(y.add(half + i), n, S::add(S::mul(b, c), S::mul(a, s)));
                 i += L;
             }
         }

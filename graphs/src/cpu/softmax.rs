@@ -3,7 +3,7 @@
 //! The sampler on whole rows and the trainer on pieces of them go through [`Denominator`] block by block, so
 //! their log-probabilities are the same bits.
 
-use super::simd::{Elem, L, Simd, exp, multiversion};
+use super::simd::{L, Simd, exp, load, multiversion, store};
 
 /// Logits in a block.
 pub(super) const BLOCK: usize = 1024;
@@ -148,10 +148,10 @@ multiversion! {
         let h = S::splat(g.entropy);
         for i in (0..n).step_by(L) {
             let w = (n - i).min(L);
-            let logp = S::sub(S::mul(<f32 as Elem>::widen::<S>(x.add(i), w), scale), lse);
+            let logp = S::sub(S::mul(load::<S>(x.add(i), w), scale), lse);
             let logp = S::max(S::splat(-1e30), logp);
             let slope = S::fma(de, S::add(logp, h), dl);
-            <f32 as Elem>::narrow::<S>(x.add(i), w, S::mul(exp::<S>(logp), slope));
+            store::<S>(x.add(i), w, S::mul(exp::<S>(logp), slope));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! One task is one sequence and one key head: it alone writes that head's `dk` and `dv` and its group's `dq`,
 //! so nothing is shared and the order of every sum is that of the blocks.
 
-use super::super::simd::{Elem, L, Simd, exp, multiversion};
+use super::super::simd::{Elem, L, Simd, exp, load, multiversion, store};
 use super::tile::{BK, panel_of_columns, panel_of_rows, product, row_tile, update};
 use super::{Attention, Kv, Segment, check};
 use crate::cpu::par::{self, Parts, Shared};
@@ -126,8 +126,8 @@ multiversion! {
         for r in r0..r1 {
             let mut sum = S::splat(0.0);
             for c in (0..n).step_by(L) {
-                let load = |p: *const f32| <f32 as Elem>::widen::<S>(p.add(r * n + c), (n - c).min(L));
-                sum = S::fma(load(out), load(dout), sum);
+                let (at, w) = (r * n + c, (n - c).min(L));
+                sum = S::fma(load::<S>(out.add(at), w), load::<S>(dout.add(at), w), sum);
             }
             *dots.add(r) = S::sum(sum);
         }
@@ -287,7 +287,10 @@ unsafe fn turn<S: Simd, E: Elem>(src: *const f32, dst: *mut u32) {
     unsafe {
         for r in (0..BK).step_by(L) {
             for c in (0..BK).step_by(L) {
-                let block: [S::I; 16] = std::array::from_fn(|i| S::as_i(S::load(src.add((r + i) * BK + c))));
+                let mut block = [S::splat_i(0); 16];
+                for (i, x) in block.iter_mut().enumerate() {
+                    *x = S::as_i(S::load(src.add((r + i) * BK + c)));
+                }
                 for (i, &x) in S::transpose(block).iter().enumerate() {
                     E::narrow::<S>(dst.cast::<E>().add((c + i) * BK + r), L, S::as_f(x));
                 }
@@ -333,8 +336,8 @@ unsafe fn add_dq<S: Simd, E: Elem>(job: &Job<E>, t: &Tiles, row: usize, n: usize
             for c in (0..hd).step_by(L) {
                 let w = (hd - c).min(L);
                 let x = S::load(sum.add(r * width + c));
-                let x = if first { x } else { S::add(<f32 as Elem>::widen::<S>(dq.add(c), w), x) };
-                <f32 as Elem>::narrow::<S>(dq.add(c), w, x);
+                let x = if first { x } else { S::add(load::<S>(dq.add(c), w), x) };
+                store::<S>(dq.add(c), w, x);
             }
         }
     }

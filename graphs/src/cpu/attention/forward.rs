@@ -1,6 +1,6 @@
 //! A block of queries of one sequence and one key head, over all keys they see.
 
-use super::super::simd::{Elem, L, Simd, exp, multiversion};
+use super::super::simd::{Elem, L, Simd, exp, multiversion, store};
 use super::tile::{BK, panel_of_columns, panel_of_rows, product, row_tile, update};
 use super::{Attention, Segment};
 
@@ -96,7 +96,7 @@ multiversion! {
             let inv = S::splat(1.0 / *sum.add(r));
             let dst = job.out.add(place(r) * hd);
             for c in (0..hd).step_by(L) {
-                <f32 as Elem>::narrow::<S>(dst.add(c), (hd - c).min(L), S::mul(S::load(out.add(r * width + c)), inv));
+                store::<S>(dst.add(c), (hd - c).min(L), S::mul(S::load(out.add(r * width + c)), inv));
             }
             if !job.lse.is_null() {
                 *job.lse.add(place(r)) = *max.add(r) + (*sum.add(r) as f64).ln() as f32;

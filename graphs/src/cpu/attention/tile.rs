@@ -3,7 +3,7 @@
 //! A *row tile* holds units along the reduction, `[row][unit]`. A *panel* holds `[unit][lane]`: what 16 lanes
 //! read for one unit. Reductions run unit by unit, so their order is that of the tile.
 
-use super::super::simd::{Elem, L, Simd};
+use super::super::simd::{Elem, L, Simd, load};
 
 /// Keys in a block.
 pub const BK: usize = 64;
@@ -20,11 +20,14 @@ pub unsafe fn product<S: Simd, E: Elem, const M: usize, const N: usize>(
     unsafe {
         let mut sum = *acc;
         for u in 0..units {
-            let bv: [S::I; N] = std::array::from_fn(|v| S::load_i(b.add(u * ldb + v * L)));
-            for r in 0..M {
+            let mut bv = [S::splat_i(0); N];
+            for (v, x) in bv.iter_mut().enumerate() {
+                *x = S::load_i(b.add(u * ldb + v * L));
+            }
+            for (r, sum) in sum.iter_mut().enumerate() {
                 let av = S::splat_i(*a.add(r * lda + u));
-                for v in 0..N {
-                    sum[r][v] = E::mac::<S>(sum[r][v], av, bv[v]);
+                for (sum, &bv) in sum.iter_mut().zip(&bv) {
+                    *sum = E::mac::<S>(*sum, av, bv);
                 }
             }
         }
@@ -52,7 +55,10 @@ pub unsafe fn update<S: Simd, E: Elem, const M: usize>(
                     for r in 0..M {
                         for v in 0..$n {
                             let x = S::load(c.add(r * ldc + j + v * L));
-                            acc[r][v] = scale.map_or(x, |s| S::mul(x, S::splat(s[r])));
+                            acc[r][v] = match scale {
+                                Some(s) => S::mul(x, S::splat(s[r])),
+                                None => x,
+                            };
                         }
                     }
                     product::<S, E, M, $n>(&mut acc, a, (b.add(j), ldb), units);
@@ -158,7 +164,7 @@ pub unsafe fn row_tile<S: Simd, E: Elem>(src: *const f32, cols: usize, dst: *mut
     unsafe {
         for c in (0..cols).step_by(L) {
             let w = (cols - c).min(L);
-            E::narrow::<S>(dst.cast::<E>().add(c), w, <f32 as Elem>::widen::<S>(src.add(c), w));
+            E::narrow::<S>(dst.cast::<E>().add(c), w, load::<S>(src.add(c), w));
         }
     }
 }

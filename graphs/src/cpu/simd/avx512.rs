@@ -8,6 +8,29 @@ use std::mem::transmute;
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Avx512;
 
+// The steps of `sums`: each adds parts of two vectors side by side, so that every sum is taken in the order of `sum`.
+// Functions, not closures: a closure would be compiled without the features and call each intrinsic.
+
+#[inline(always)]
+unsafe fn half(a: __m512, b: __m512) -> __m512 {
+    unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b)) }
+}
+
+#[inline(always)]
+unsafe fn quarter(a: __m512, b: __m512) -> __m512 {
+    unsafe { _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b)) }
+}
+
+#[inline(always)]
+unsafe fn pair(a: __m512, b: __m512) -> __m512 {
+    unsafe { _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b)) }
+}
+
+#[inline(always)]
+unsafe fn column(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
+    unsafe { quarter(half(a, b), half(c, d)) }
+}
+
 #[inline(always)]
 fn mask16(n: usize) -> u16 {
     ((1u32 << n) - 1) as u16
@@ -86,21 +109,6 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sums(x: [__m512; 16]) -> __m512 {
         unsafe {
-            // Halves, quarters, pairs, singles: each step adds two vectors' parts side by side, so
-            // that every sum is taken in the order of `sum`.
-            let half = |a, b| {
-                let lo = _mm512_shuffle_f32x4::<0x44>(a, b);
-                _mm512_add_ps(lo, _mm512_shuffle_f32x4::<0xee>(a, b))
-            };
-            let quarter = |a, b| {
-                let lo = _mm512_shuffle_f32x4::<0x88>(a, b);
-                _mm512_add_ps(lo, _mm512_shuffle_f32x4::<0xdd>(a, b))
-            };
-            let pair = |a, b| {
-                let even = _mm512_shuffle_ps::<0x88>(a, b);
-                _mm512_add_ps(even, _mm512_shuffle_ps::<0xdd>(a, b))
-            };
-            let column = |a, b, c, d| quarter(half(a, b), half(c, d));
             let c0 = column(x[0], x[1], x[2], x[3]);
             let c1 = column(x[4], x[5], x[6], x[7]);
             let c2 = column(x[8], x[9], x[10], x[11]);

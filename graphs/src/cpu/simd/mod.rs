@@ -1,7 +1,8 @@
 //! Sixteen f32 lanes on each instruction set, and the few operations kernels are written in.
 //!
 //! A kernel is one generic function over [`Simd`]; `multiversion!` compiles it for every [`Isa`] and
-//! picks one at run time. Absent on purpose: lane counts other than 16, and any operation whose
+//! picks one at run time. Kernels keep vector operations out of closures: a closure that the compiler does not inline is compiled
+//! without the features and calls each operation. Absent on purpose: lane counts other than 16, and any operation whose
 //! result could depend on the lane it happens in.
 //!
 //! [`Isa`]: super::Isa
@@ -178,6 +179,18 @@ impl Elem for half::bf16 {
     unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F) {
         unsafe { if n == L { S::store_bf16(p.cast(), x) } else { S::store_bf16_n(p.cast(), n, x) } }
     }
+}
+
+/// The first `n <= 16` values at `p`, the rest zero.
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::F {
+    unsafe { <f32 as Elem>::widen::<S>(p, n) }
+}
+
+/// The first `n <= 16` lanes to `p`.
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd>(p: *mut f32, n: usize, x: S::F) {
+    unsafe { <f32 as Elem>::narrow::<S>(p, n, x) }
 }
 
 /// `e^x`: Cody–Waite reduction and a polynomial of degree 7 (the coefficients of Cephes `expf`),
