@@ -22,6 +22,8 @@ use crate::{SandboxError, engine, slim, snapshot};
 const CODE: &str = "code.bin";
 const MEMORY: &str = "memory.bin";
 const MANIFEST: &str = "manifest.json";
+/// How the name of a folder begins in which an image is being made.
+const PART: &str = ".part-";
 
 /// A step of preparing an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +114,9 @@ impl Image {
             done => return done,
         }
         let folder = folder(cache);
-        let part = tempfile::tempdir_in(&root).map_err(SandboxError::io(&root))?;
+        sweep(&root);
+        let part = tempfile::Builder::new().prefix(PART).tempdir_in(&root);
+        let part = part.map_err(SandboxError::io(&root))?;
         make(&MATH, part.path(), source, cache, progress)?;
         match std::fs::remove_dir_all(&folder) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -230,7 +234,10 @@ fn make(
     if let Some(old) = compiled(of, cache) {
         for name in [CODE, of.archive] {
             let to = part.join(name);
-            std::fs::copy(old.join(name), &to).map_err(SandboxError::io(&to))?;
+            let linked = std::fs::hard_link(old.join(name), &to);
+            linked
+                .or_else(|_| std::fs::copy(old.join(name), &to).map(drop))
+                .map_err(SandboxError::io(&to))?;
         }
     } else {
         let (module, library) = fetch::fetch(of, source, &cache.join("downloads"), progress)?;
@@ -287,6 +294,15 @@ fn read_manifest(cache: &Path, folder: &Path) -> Result<Manifest, SandboxError> 
 
 fn folder(cache: &Path) -> PathBuf {
     cache.join("python").join(&key(&MATH)[..16])
+}
+
+/// Removes what a process killed while it prepared left behind. Under the lock, so no one is at work there.
+fn sweep(root: &Path) {
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PART) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A folder of the cache whose code and library are intact and made from what this build would make them from.

@@ -54,7 +54,8 @@ impl Child {
         let task = Task { image: image.folder().to_path_buf(), limits: limits.clone() };
         let task = serde_json::to_vec(&task).map_err(|e| failed(e.to_string()))?;
         let end = Instant::now() + START;
-        let ready = write_message(&mut child.stdin, &task)
+        let ready = child
+            .write(&task, end, &|| false)
             .and_then(|()| child.read(end, &|| false))
             .map_err(|e| failed(e.to_string()))?;
         match ready == READY {
@@ -68,7 +69,8 @@ impl Child {
     pub fn run(&mut self, source: &str, stop: impl Fn() -> bool) -> Result<Outcome, Box<Outcome>> {
         let started = Instant::now();
         let end = started + Duration::from_millis(self.limits.wall_ms) + GRACE;
-        let answer = write_message(&mut self.stdin, source.as_bytes())
+        let answer = self
+            .write(source.as_bytes(), end, &stop)
             .and_then(|()| self.read(end, &stop))
             .and_then(|json| Ok(serde_json::from_slice(&json)?));
         answer.map_err(|e: io::Error| {
@@ -103,19 +105,7 @@ impl Child {
     /// Reads all of `buffer`, until `end` at most.
     fn fill(&mut self, mut buffer: &mut [u8], end: Instant, stop: &dyn Fn() -> bool) -> io::Result<()> {
         while !buffer.is_empty() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            if stop() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let mut poll = libc::pollfd { fd: self.stdout.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            let pause = left.min(Duration::from_millis(50)).as_millis() as i32 + 1;
-            // SAFETY: one pollfd, of a descriptor this struct owns.
-            if unsafe { libc::poll(&mut poll, 1, pause) } <= 0 {
-                continue;
-            }
+            wait(self.stdout.as_raw_fd(), libc::POLLIN, end, stop)?;
             match self.stdout.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => buffer = &mut buffer[n..],
@@ -124,6 +114,37 @@ impl Child {
             }
         }
         Ok(())
+    }
+
+    /// Writes a message, until `end` at most: a worker that was stopped reads nothing.
+    fn write(&mut self, message: &[u8], end: Instant, stop: &dyn Fn() -> bool) -> io::Result<()> {
+        let mut framed = Vec::with_capacity(message.len() + 4);
+        write_message(&mut framed, message)?;
+        // A pipe that polls as writable takes PIPE_BUF bytes without blocking.
+        for part in framed.chunks(libc::PIPE_BUF) {
+            wait(self.stdin.as_raw_fd(), libc::POLLOUT, end, stop)?;
+            self.stdin.write_all(part)?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a pipe is ready for `events`, its other end is gone, `end` is reached or `stop` says so.
+fn wait(fd: i32, events: i16, end: Instant, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if stop() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let mut poll = libc::pollfd { fd, events, revents: 0 };
+        let pause = left.min(Duration::from_millis(50)).as_millis() as i32 + 1;
+        // SAFETY: one pollfd, of a descriptor that the caller owns.
+        if unsafe { libc::poll(&mut poll, 1, pause) } > 0 {
+            return Ok(());
+        }
     }
 }
 

@@ -165,3 +165,77 @@ pub(crate) fn library(zip: &[u8], of: &Descriptor) -> Result<Vec<u8>, SandboxErr
     }
     Ok(to.finish().map_err(broken)?.into_inner())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::descriptor::MATH;
+
+    const MODULE: &str = r#"(module
+        (import "x" "imported" (func $imported))
+        (memory (export "memory") 1)
+        (func $first (result i32) i32.const 7)
+        (func $constructor (call $imported))
+        (func $middle (param i32) (result i32) local.get 0)
+        (func $last (param i64))
+        (func $kept (export "kept") (result i32) i32.const 9))"#;
+
+    fn descriptor(cut: &'static [(&'static str, &'static str)]) -> Descriptor {
+        Descriptor { cut, drop: &["dropped"], ..MATH }
+    }
+
+    fn bodies(module: &[u8]) -> Vec<Vec<u8>> {
+        let all = Parser::new(0).parse_all(module).map(Result::unwrap);
+        all.filter_map(|p| match p {
+            Payload::CodeSectionEntry(body) => Some(body.as_bytes().to_vec()),
+            Payload::CustomSection(_) => panic!("a custom section is left"),
+            _ => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn functions_between_two_names_are_cut() {
+        let module = wasmer::wat2wasm(MODULE.as_bytes()).unwrap();
+        let cut = wasm(&module, &descriptor(&[("first", "last")])).unwrap();
+        wasmer::wasmparser::validate(&cut).unwrap();
+        let returns = |body: &[u8]| [&[0x00], body, &[0x0B]].concat();
+        assert_eq!(
+            bodies(&cut),
+            [returns(&[0x41, 0]), returns(&[]), returns(&[0x00]), returns(&[0x00]), returns(&[0x41, 9])]
+        );
+        let one = wasm(&module, &descriptor(&[("middle", "middle")])).unwrap();
+        assert_eq!(bodies(&one)[0], returns(&[0x41, 7]));
+        assert_eq!(bodies(&one)[2], returns(&[0x00]));
+    }
+
+    #[test]
+    fn another_module_is_refused() {
+        let module = wasmer::wat2wasm(MODULE.as_bytes()).unwrap();
+        for (cut, why) in [
+            (&[("first", "absent")] as &[_], "no function is called absent"),
+            (&[("imported", "last")], "imported is imported"),
+        ] {
+            let e = wasm(&module, &descriptor(cut)).unwrap_err().to_string();
+            assert!(e.contains(why), "{e}");
+        }
+        for n in [0, 4, 8, 20, module.len() / 2] {
+            assert!(wasm(&module[..n], &descriptor(&[("first", "last")])).is_err(), "{n} bytes");
+        }
+    }
+
+    #[test]
+    fn packages_leave_the_library() {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        for name in ["kept/a.pyc", "dropped/b.pyc", "dropped.pyc", "droppedx.pyc"] {
+            zip.start_file(name, SimpleFileOptions::default()).unwrap();
+            zip.write_all(name.as_bytes()).unwrap();
+        }
+        let zip = zip.finish().unwrap().into_inner();
+        let slim = library(&zip, &descriptor(&[])).unwrap();
+        assert_eq!(slim, library(&zip, &descriptor(&[])).unwrap());
+        let left = ZipArchive::new(Cursor::new(slim)).unwrap();
+        assert_eq!(left.file_names().collect::<Vec<_>>(), ["kept/a.pyc", "droppedx.pyc"]);
+        assert!(library(&zip[..20], &descriptor(&[])).is_err());
+    }
+}

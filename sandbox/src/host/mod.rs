@@ -5,15 +5,16 @@
 //! Absent on purpose: writing files, listing folders, sockets, sleeping (the clock jumps), the embedder's environment.
 
 mod bind;
+mod exercise;
 mod guest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use bind::imports;
+pub use exercise::exercise;
 pub use guest::{Errno, Guest, Result};
 
 use crate::capture::Capture;
@@ -62,7 +63,13 @@ impl Default for State {
 #[derive(Clone)]
 pub struct Archive {
     pub name: String,
-    pub data: Arc<Mmap>,
+    pub data: Arc<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+impl Archive {
+    fn bytes(&self) -> &[u8] {
+        (*self.data).as_ref()
+    }
 }
 
 /// How a program ended, field by field, as the driver reported it.
@@ -249,7 +256,7 @@ impl Host {
             Fd::Stdin => (self.stdin.len() - self.stdin_pos) as u64,
             Fd::Stdout => self.out.total(),
             Fd::Stderr => self.err.total(),
-            Fd::Archive { .. } => self.archive.data.len() as u64,
+            Fd::Archive { .. } => self.archive.bytes().len() as u64,
             Fd::Report | Fd::Lib => 0,
         };
         g.put(out, &file_stat(file_type(fd), size))
@@ -287,7 +294,7 @@ impl Host {
             return Err(Errno::SPIPE);
         };
         let (buffers, _) = g.buffers(buffers, n)?;
-        let count = g.scatter(&buffers, after(&self.archive.data, offset))?;
+        let count = g.scatter(&buffers, after(self.archive.bytes(), offset))?;
         g.put_u32(read, count)
     }
 
@@ -301,7 +308,7 @@ impl Host {
                 count
             }
             Fd::Archive { pos } => {
-                let count = g.scatter(&buffers, after(&self.archive.data, pos))?;
+                let count = g.scatter(&buffers, after(self.archive.bytes(), pos))?;
                 let pos = pos.saturating_add(count.into());
                 self.state.fds.insert(fd, Fd::Archive { pos });
                 count
@@ -318,7 +325,7 @@ impl Host {
         let base = match whence {
             0 => 0,
             1 => pos,
-            2 => self.archive.data.len() as u64,
+            2 => self.archive.bytes().len() as u64,
             _ => return Err(Errno::INVAL),
         };
         let pos = base.checked_add_signed(offset).ok_or(Errno::INVAL)?;
@@ -366,7 +373,7 @@ impl Host {
     ) -> Result<()> {
         self.lib(fd)?;
         let stat = match self.resolve(g, path, len)? {
-            true => file_stat(REGULAR, self.archive.data.len() as u64),
+            true => file_stat(REGULAR, self.archive.bytes().len() as u64),
             false => file_stat(DIRECTORY, 0),
         };
         g.put(out, &stat)
