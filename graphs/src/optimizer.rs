@@ -27,7 +27,7 @@ pub struct Trained {
 
 /// Adds AdamW for `params` to `graph`. `lr`, `step` (1 is the first) and `grad_scale` (a factor of every gradient) are scalars;
 /// with `max_norm` the scaled gradients' norm is clipped to it, as `torch.nn.utils.clip_grad_norm_` does.
-/// Returns the norm before clipping.
+/// If the norm is not finite, weights and moments stay as they are. Returns the norm before clipping.
 pub fn adamw(
     graph: &Graph,
     params: &[Trained],
@@ -40,10 +40,13 @@ pub fn adamw(
     let squares = grads.iter().map(|g| graph.composite(Arc::new(SumSquares), &[g]).remove(0));
     let sum = squares.reduce(|a, b| a + b).unwrap_or_else(|| graph.constant(0.0));
     let norm = sum.sqrt() * grad_scale;
+    // Not a number if the norm isn't finite: such a step changes nothing.
+    let finite = &norm * 0.0 + 1.0;
     let scale = match max_norm {
         Some(max) => (max / &(&norm + 1e-6)).min(&graph.constant(1.0)) * grad_scale,
         None => grad_scale.clone(),
     };
+    let scale = scale * finite;
     for (p, g) in params.iter().zip(&grads) {
         let decay = if p.decay { constants.weight_decay } else { 0.0 };
         let op = AdamW { param: p.index, constants: AdamWConstants { weight_decay: decay, ..constants } };
@@ -73,7 +76,7 @@ impl Optimizer {
     }
 
     /// Applies one update to `state` in place; returns the norm of the gradients (times `grad_scale`) before clipping.
-    /// `step` counts from 1.
+    /// `step` counts from 1. If the norm is not finite, `state` stays as it is.
     pub fn step(
         &mut self,
         grads: &mut dyn Grads,

@@ -46,7 +46,8 @@ pub struct AdamWConstants {
 }
 
 /// `w`, `g`, `m`, `v` of parameter `param`, then three scalars: learning rate, step (1 is the first), factor of the gradient
-/// → the new `w`, `m`, `v`, which the plan updates in place through [`crate::plan::ParamState`].
+/// → the new `w`, `m`, `v`, which the plan updates in place through [`crate::plan::ParamState`]. The kernel does nothing if the
+/// factor is not a number, which is how a step with gradients that aren't finite is left out.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
     /// Index of the parameter.
@@ -79,6 +80,9 @@ impl Kernel for AdamW {
             step: io.f32(5)[0] as u64,
             grad_scale: io.f32(6)[0],
         };
+        if step.grad_scale.is_nan() {
+            return;
+        }
         let state = io.state.as_deref_mut().expect("Plan::run checks that state is bound");
         let Slot { weights, m, v } = state.slot(self.param);
         match weights {

@@ -102,7 +102,7 @@ fn ties_of_max_reduce_share_the_gradient() {
 /// A decoder in miniature: two layers with everything, tied embeddings; returns the loss.
 pub fn decoder(g: &Graph, v: usize, h: usize, f: usize) -> Tensor {
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: h / 2, scale: 0.5, causal: true };
-    let angles = RopeAngles::new(32, &(0..h / 4).map(|i| 0.5f32.powi(i as i32)).collect::<Vec<_>>(), 1.0);
+    let angles = RopeAngles::new(128, &(0..h / 4).map(|i| 0.5f32.powi(i as i32)).collect::<Vec<_>>(), 1.0);
     let (ids, targets) = (g.u32_input("ids", &[T]), g.u32_input("targets", &[T]));
     let (positions, segments) = (g.u32_input("positions", &[T]), g.segments());
     let weights = g.f32_input("weights", &[T]);
@@ -196,4 +196,28 @@ fn composites_answer_through_luminals_hook() {
     let y = x.swiglu(&x);
     let op = g.with(|l| l.node_custom::<Arc<dyn toolsmith_graphs::ops::Composite>, _>(y.id, "composite", ()));
     assert_eq!(op.expect("a composite").name(), "swiglu");
+}
+
+#[test]
+fn decompose_is_a_luminal_pass() {
+    let g = Graph::new();
+    let (x, y) = (g.f32_input("x", &[T]), g.f32_input("y", &[T]));
+    let z = (x.swiglu(&y) + 1.0).swiglu(&y);
+    let mut ids = [x.id, y.id, z.id];
+    g.with(|l| {
+        l.no_delete.insert(z.id);
+        let [a, b, c] = &mut ids;
+        l.compile(toolsmith_graphs::decompose::Decompose, (a, b, c));
+        l.set_dyn_dim('t', 2);
+        l.set_tensor(ids[0], 0, luminal::tensor::Tensor::new(vec![0.0, 1.0]));
+        l.set_tensor(ids[1], 0, luminal::tensor::Tensor::new(vec![3.0, 2.0]));
+        l.execute();
+        let z = l.get_tensor_ref(ids[2], 0).expect("kept").data.as_any().downcast_ref::<Vec<f32>>().unwrap();
+        let swiglu = |a: f32, b: f32| a / (1.0 + (-a).exp()) * b;
+        close(z, &[swiglu(1.0, 3.0), swiglu(swiglu(1.0, 2.0) + 1.0, 2.0)], 1e-6, "swiglu twice");
+    });
+    assert!((0..g.len()).all(|i| !matches!(
+        g.node(toolsmith_graphs::graph::NodeIndex::new(i)),
+        toolsmith_graphs::graph::Node::Composite(_)
+    )));
 }

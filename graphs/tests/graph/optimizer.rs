@@ -119,6 +119,18 @@ fn clipping_limits_the_norm_and_decay_spares_norms() {
     close(&s.w[0], &shrunk, 1e-6, "decay");
 }
 
+#[test]
+fn gradients_that_are_not_finite_change_nothing() {
+    for (bad, max_norm) in [(f32::NAN, Some(1.0)), (f32::INFINITY, Some(1.0)), (f32::INFINITY, None)] {
+        let mut optimizer = Optimizer::new(&params(), CONSTANTS, max_norm).unwrap();
+        let ((mut s, mut grads), (before, _)) = (state(), state());
+        grads[1][3] = bad;
+        let norm = optimizer.step(&mut grads, &mut s, 0.1, 1, 1.0).unwrap();
+        assert!(!norm.is_finite());
+        assert_eq!((s.w, s.m, s.v), (before.w, before.m, before.v));
+    }
+}
+
 struct Split {
     hi: Vec<bf16>,
     lo: Vec<i16>,

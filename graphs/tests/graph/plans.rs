@@ -1,7 +1,7 @@
 //! What a plan promises: capacity, reuse of memory, errors, equal bits from cache and batch.
 
 use toolsmith_graphs::{
-    AttentionShape, Bindings, Dim, Error, Graph, KvCache, Options, Plan, Segment, Tensor,
+    AttentionShape, Bindings, DiffOptions, Dim, Error, Graph, KvCache, Options, Plan, Segment, Tensor,
 };
 
 use crate::{
@@ -203,4 +203,23 @@ fn the_samplers_logprobs_are_the_trainers() {
             assert_eq!(sampled, trainer.output(0)[row as usize], "row {row}");
         }
     }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let (v, h, f) = (300, 64, 96);
+    let bound = decoder_bound(4, v, h, f, &[70, 9, 41]);
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let bound = &bound;
+        pool.install(|| {
+            let g = Graph::new();
+            let loss = decoder(&g, v, h, f);
+            g.differentiate(&loss, &[], DiffOptions::default());
+            on_kernels(&g, &[&loss], bound)
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
 }
