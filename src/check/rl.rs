@@ -16,6 +16,7 @@ use super::{CheckError, Report};
 use crate::config::Aggregation;
 use crate::learn::advantages::{Gae, gae, outcome_rewards, whiten};
 use crate::learn::batches::loss_weights;
+use crate::learn::drift::Drift;
 
 /// Per-token numbers, `[sequences, time]`.
 type Grid = Vec<Vec<f64>>;
@@ -151,6 +152,18 @@ fn policy(path: &Path, case: &Case, masks: &[Vec<bool>], report: &mut Report) ->
         let quantity = format!("policy.{name}.grad_logprobs");
         report.compare(&quantity, &gradient, &expected.grad_logprobs.concat());
     }
+    let mut drift = Drift::default();
+    let [new, old, advantages] = inputs.map(|grid| grid.concat());
+    let mask = masks.concat();
+    let (mut moved, mut tokens) = (0.0, 0.0);
+    for t in (0..new.len()).filter(|&t| mask[t]) {
+        let clip = [case.clip_low, case.clip_high];
+        drift.add(new[t] as f32, old[t] as f32, advantages[t] as f32, clip);
+        moved += (new[t] - old[t]).abs();
+        tokens += 1.0;
+    }
+    report.compare("clipfrac", &[drift.clip_fraction()], &[case.clipfrac]);
+    report.compare_scaled("approx_kl_k1", &[drift.kl_k1()], &[case.approx_kl_k1], moved / tokens);
     Ok(())
 }
 
