@@ -10,6 +10,7 @@ use crate::{chat, rollout, run_dir, task};
 
 pub mod advantages;
 pub mod batches;
+pub mod drift;
 pub mod live;
 pub mod ppo;
 pub mod problems;

@@ -18,6 +18,7 @@ use toolsmith_models::batch::{Objective, PolicyLoss, TrainBatch, TrainOutput};
 
 use super::advantages::{explained_variance, gae, group_advantages, outcome_rewards, whiten};
 use super::batches::{Sequence, pack};
+use super::drift::Drift;
 use super::schedule::learning_rate;
 use super::{Error, Learner, Scorer};
 use crate::config::{Aggregation, Algorithm, Config, RlConfig};
@@ -310,10 +311,7 @@ struct Sums {
     loss: f64,
     grad_norm: f64,
     mini_batches: f64,
-    tokens: f64,
-    ratio: f64,
-    kl: f64,
-    clipped: f64,
+    drift: Drift,
     /// Largest |ℓ − ℓ_old| in the first mini-batch, before any update of this step.
     gap: f64,
 }
@@ -321,25 +319,19 @@ struct Sums {
 impl Sums {
     fn add_tokens(&mut self, batch: &TrainBatch, out: &TrainOutput, loss: &PolicyLoss) {
         for t in (0..batch.tokens.len()).filter(|&t| batch.weights[t] != 0.0) {
-            let delta = f64::from(out.outputs[t]) - f64::from(batch.columns[0][t]);
-            let advantage = f64::from(batch.columns[1][t]);
-            let ratio = delta.exp();
-            let (low, high) = (1.0 - f64::from(loss.clip_range_low), 1.0 + f64::from(loss.clip_range_high));
-            self.tokens += 1.0;
-            self.ratio += ratio;
-            self.kl += ratio - 1.0 - delta;
-            self.clipped += f64::from(u8::from(-advantage * ratio.clamp(low, high) > -advantage * ratio));
+            let (logprob, old) = (out.outputs[t], batch.columns[0][t]);
+            self.drift.add(logprob, old, batch.columns[1][t], [loss.clip_range_low, loss.clip_range_high]);
             if self.mini_batches == 0.0 {
-                self.gap = self.gap.max(delta.abs());
+                self.gap = self.gap.max((f64::from(logprob) - f64::from(old)).abs());
             }
         }
     }
 
     fn policy_metrics(&self, metrics: &mut Metrics) {
         metrics.put("losses/policy", self.loss / self.mini_batches);
-        metrics.put("losses/approx_kl", self.kl / self.tokens);
-        metrics.put("losses/clipfrac", self.clipped / self.tokens);
-        metrics.put("val/ratio", self.ratio / self.tokens);
+        metrics.put("losses/approx_kl", self.drift.kl_k3());
+        metrics.put("losses/clipfrac", self.drift.clip_fraction());
+        metrics.put("val/ratio", self.drift.ratio());
         metrics.put("val/logprob_gap", self.gap);
         metrics.put("grad_norm", self.grad_norm / self.mini_batches);
     }
