@@ -80,7 +80,7 @@ impl Sandbox {
         let ended = vm.turn(RUN);
         let interrupted = watch.end();
         let broken = ended.is_err() || interrupted;
-        let mut outcome = outcome(vm, ended, &limits);
+        let mut outcome = outcome(vm, ended, interrupted, &limits);
         outcome.wall_s = started.elapsed().as_secs_f64();
         self.calls += 1;
         // After a trap the instance may hold on to anything; a late interrupt could still hit its next call.
@@ -96,7 +96,7 @@ impl Sandbox {
 }
 
 /// What the interpreter, the host and the way the call ended say together.
-fn outcome(vm: &mut Vm, ended: Result<i32, RuntimeError>, limits: &Limits) -> Outcome {
+fn outcome(vm: &mut Vm, ended: Result<i32, RuntimeError>, interrupted: bool, limits: &Limits) -> Outcome {
     let left = vm.fuel();
     let denied = vm.slot().denied() > 0;
     let memory_peak = (vm.slot().peak() * PAGE) as u64;
@@ -144,12 +144,14 @@ fn outcome(vm: &mut Vm, ended: Result<i32, RuntimeError>, limits: &Limits) -> Ou
             error = Some(PythonError::new("TimeoutError", why));
             limit_hit = Some(Limit::Fuel);
         }
+        // The trap's own code is no help: wasmer names an interrupt after the instruction that it hit, where that is one
+        // that can trap by itself.
+        Err(_) if interrupted => {
+            let why = format!("the program ran longer than {} ms", limits.wall_ms);
+            error = Some(PythonError::new("TimeoutError", why));
+            limit_hit = Some(Limit::Wall);
+        }
         Err(trap) => match trap.clone().to_trap() {
-            Some(TrapCode::HostInterrupt) => {
-                let why = format!("the program ran longer than {} ms", limits.wall_ms);
-                error = Some(PythonError::new("TimeoutError", why));
-                limit_hit = Some(Limit::Wall);
-            }
             Some(TrapCode::StackOverflow) => {
                 let why = "the interpreter's stack overflowed".into();
                 error = Some(PythonError::new("RecursionError", why));

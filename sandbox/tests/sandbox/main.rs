@@ -3,6 +3,7 @@
 mod bounds;
 mod closed;
 mod image;
+mod measure;
 mod pool;
 mod programs;
 
