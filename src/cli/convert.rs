@@ -27,7 +27,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.out.exists() {
         return Err(BadInput(format!("{}: exists already; name a new directory", args.out.display())).into());
     }
-    toolsmith_models::convert::convert(&args.source, &args.out).map_err(|e| BadInput(e.to_string()))?;
+    toolsmith_models::convert::convert(&args.source, &args.out)?;
     println!("{}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }

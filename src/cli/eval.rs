@@ -57,18 +57,18 @@ pub struct Args {
 /// Bad input before anything is written; what goes wrong on the way; Ctrl-C.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = configure(&args)?;
-    let mut problems = dataset::read(&args.data).map_err(bad_input)?;
+    let mut problems = dataset::read(&args.data)?;
     problems.truncate(args.limit.unwrap_or(usize::MAX));
-    let source = ModelSource::open(&args.inference.model, &Image::default_cache()).map_err(bad_input)?;
+    let source = ModelSource::open(&args.inference.model, &Image::default_cache())?;
     let precision = match config.model.dtype {
         Dtype::Bf16 => Precision::Bf16,
         Dtype::F32 => Precision::F32,
     };
-    let weights = source.weights(precision).map_err(bad_input)?;
-    let chat = Chat::load(&config.rollout.prompt_template, &source.tokenizer).map_err(bad_input)?;
+    let weights = source.weights(precision)?;
+    let chat = Chat::load(&config.rollout.prompt_template, &source.tokenizer)?;
     let pool = pool(&config)?;
     let mut results = match &args.out {
-        Some(path) => Some(Results::open(path, &settings(&args, &config)?).map_err(bad_input)?),
+        Some(path) => Some(Results::open(path, &settings(&args, &config)?)?),
         None => None,
     };
 
@@ -125,7 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let has = |problem, sample| done.contains(&(problem, sample));
         evaluation.run(&mut engine.bind(&view), &has, &mut on_step)?;
         if let Some(error) = failed {
-            return Err(bad_input(error).into());
+            return Err(error.into());
         }
         if stop.load(Ordering::Relaxed) {
             let hint = "the same command goes on from here".to_owned();
@@ -160,7 +160,7 @@ fn pool(config: &Config) -> anyhow::Result<Option<Pool>> {
     if config.rollout.max_turns == 0 {
         return Ok(None);
     }
-    let image = prepared_image().map_err(bad_input)?;
+    let image = prepared_image()?;
     let workers = match config.rollout.tool_workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
@@ -210,10 +210,6 @@ fn text(summary: &Summary, samples: usize) -> String {
     ]);
     let head = format!("{} problems, {} samples", summary.problems, summary.samples);
     table([&head, ""], &rows)
-}
-
-fn bad_input(error: impl std::fmt::Display) -> BadInput {
-    BadInput(error.to_string())
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@ use std::process::ExitCode;
 use toolsmith_models::fetch::fetch_smollm2;
 use toolsmith_sandbox::Image;
 
-use super::BadInput;
-
 /// Fetch a small real model into the cache and print its path.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -29,6 +27,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = match args.model {
         Model::Smollm2 => fetch_smollm2(&Image::default_cache()),
     };
-    println!("{}", path.map_err(|e| BadInput(e.to_string()))?.display());
+    println!("{}", path?.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use crate::check::CheckError;
 use crate::config::ConfigError;
+use crate::eval::ResultsError;
+use crate::{agent, chat, learn, rollout, run_dir, task};
 
 mod check;
 mod config;
@@ -100,11 +103,41 @@ fn one_line(error: &anyhow::Error) -> String {
     text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// The exit status of an error: 130 for Ctrl-C, 2 for input that cannot be used, 1 for what went wrong on the way.
+/// The exit status of an error: 130 for Ctrl-C, 2 for what the caller can mend (input that cannot be used, no
+/// network, a full disk), 1 for what went wrong on the way.
 fn status(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Interrupted>() {
             return 130;
+        }
+        if let Some(e) = cause.downcast_ref::<learn::Error>() {
+            return match e {
+                learn::Error::Rollout(e) => rollout_status(e),
+                learn::Error::Diverged { .. } => 1,
+                _ => 2,
+            };
+        }
+        match cause.downcast_ref::<agent::Error>() {
+            Some(agent::Error::Rollout(e)) => return rollout_status(e),
+            Some(_) => return 2,
+            None => {}
+        }
+        match cause.downcast_ref::<crate::eval::Error>() {
+            Some(crate::eval::Error::Rollout(e)) => return rollout_status(e),
+            Some(_) => return 2,
+            None => {}
+        }
+        if cause.is::<BadInput>()
+            || cause.is::<ConfigError>()
+            || cause.is::<toolsmith_models::Error>()
+            || cause.is::<toolsmith_sandbox::SandboxError>()
+            || cause.is::<task::dataset::Error>()
+            || cause.is::<chat::Error>()
+            || cause.is::<run_dir::Error>()
+            || cause.is::<CheckError>()
+            || cause.is::<ResultsError>()
+        {
+            return 2;
         }
         if let Some(e) = cause.downcast_ref::<io::Error>() {
             return if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) {
@@ -113,11 +146,16 @@ fn status(error: &anyhow::Error) -> u8 {
                 1
             };
         }
-        if cause.is::<BadInput>() || cause.is::<ConfigError>() {
-            return 2;
-        }
     }
     1
+}
+
+/// A prompt that cannot be made is the caller's; a model or a sandbox that fails on the way is not.
+fn rollout_status(error: &rollout::Error) -> u8 {
+    match error {
+        rollout::Error::Text(_) | rollout::Error::EmptyPrompt(_) => 2,
+        _ => 1,
+    }
 }
 
 /// Help and version as clap writes them; a wrong argument on one line, with the nearest right one.

@@ -9,7 +9,7 @@ use super::inference::Inference;
 use super::sandbox::prepared_image;
 use super::transcript::Transcript;
 use super::{BadInput, Interrupted, stop_on_ctrl_c};
-use crate::agent::{self, Agent};
+use crate::agent::Agent;
 use crate::rollout::{Control, Source};
 
 /// Answer a prompt, running the Python that the model writes.
@@ -50,9 +50,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         0 => builder.no_tools(),
         _ => builder.limits(&config.sandbox),
     };
-    let mut agent = builder.build().map_err(bad_input)?;
+    let mut agent = builder.build()?;
     if config.rollout.max_turns > 0 {
-        prepared_image().map_err(|e| BadInput(e.to_string()))?;
+        prepared_image()?;
     }
 
     let stop = stop_on_ctrl_c()?;
@@ -81,9 +81,4 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let end = end.as_str().unwrap_or_default().replace('_', " ");
     writeln!(io::stderr(), "{tokens} tokens in {seconds:.1} s ({rate:.1} tok/s), {calls}, ended by {end}")?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A model or template that cannot be used is the caller's to mend.
-fn bad_input(error: agent::Error) -> BadInput {
-    BadInput(error.to_string())
 }

@@ -86,7 +86,8 @@ impl Evaluation<'_> {
     fn grade(&self, t: &Trajectory) -> Sample {
         let problem = &self.problems[t.problem];
         let own = self.text.decode(&t.model_ids());
-        let response: Vec<u32> = t.tokens.iter().filter(|t| t.source != Source::Prompt).map(|t| t.id).collect();
+        let response: Vec<u32> =
+            t.tokens.iter().filter(|t| t.source != Source::Prompt).map(|t| t.id).collect();
         Sample {
             problem: t.problem,
             id: id(problem).unwrap_or_else(|| (t.problem + 1).to_string()),

@@ -1,0 +1,90 @@
+//! `toolsmith run`, `convert`, `doctor` and `sandbox run`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use super::{refused, text, toolsmith};
+use crate::support::{files, tiny_model};
+
+fn run(model: &Path, more: &[&str], stdin: &str) -> Output {
+    let mut child = toolsmith()
+        .args(["run", "--no-tool", "--max_completion_length", "16", "--model"])
+        .arg(model)
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn streams_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny_model(dir.path());
+    let output = run(&model, &["What is 2+2?"], "");
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stdout.ends_with("no answer: the model closed no \\boxed{…}\n"), "{stdout}");
+    assert!(!stdout.contains('\x1b'), "no colours where there is no terminal");
+    assert!(stderr.contains("tok/s") && stderr.lines().count() == 1, "{stderr}");
+    assert_eq!(run(&model, &["-"], "What is 2+2?\n").stdout, output.stdout, "the prompt from standard input");
+    assert_eq!(run(&model, &["What is 2+2?", "--seed", "9"], "").stdout, output.stdout, "greedy");
+
+    let warm = |seed| run(&model, &["What is 2+2?", "--temperature", "1", "--seed", seed], "").stdout;
+    assert_eq!(warm("1"), warm("1"));
+    assert_ne!(warm("1"), warm("2"));
+}
+
+#[test]
+fn help_names_every_command() {
+    let output = toolsmith().arg("--help").output().unwrap();
+    for command in ["train", "run", "eval", "config", "check", "convert", "fetch", "sandbox", "doctor"] {
+        assert!(text(&output.stdout).contains(&format!("\n  {command}")), "{command}");
+    }
+}
+
+#[test]
+fn convert_writes_a_directory_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (tiny_model(dir.path()), dir.path().join("out"));
+    let convert = || toolsmith().arg("convert").args([&model, &out]).output().unwrap();
+    let output = convert();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(run(&out, &["hi"], "").status.code(), Some(0), "what was written runs");
+    let before = files(&out);
+    refused(&convert(), &["out", "exists already"]);
+    assert_eq!(files(&out), before);
+}
+
+#[test]
+fn doctor_says_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = toolsmith().arg("doctor").env("TOOLSMITH_CACHE", dir.path()).output().unwrap();
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for word in ["kernels", "threads", "Python image  not ready", "toolsmith sandbox prepare"] {
+        assert!(stdout.contains(word), "{word} is not in:\n{stdout}");
+    }
+    assert_eq!(files(dir.path()), [], "looking changes nothing");
+}
+
+/// Needs the Python image; it is prepared here if it is not there yet.
+#[test]
+fn sandbox_runs_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.py");
+    let run = |source: &str| {
+        std::fs::write(&path, source).unwrap();
+        toolsmith().args(["sandbox", "run"]).arg(&path).output().unwrap()
+    };
+    let output = run("import sympy\nsympy.factorint(7919**3 - 1)");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with('{'), "{}", text(&output.stdout));
+    let output = run("1/0");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("ZeroDivisionError"));
+}
