@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Elements from which a loop is worth dividing between threads.
-const PARALLEL: usize = 1 << 16;
+const PARALLEL: usize = 1 << 18;
 /// Elements a task takes at once.
 const CHUNK: usize = 1 << 14;
 /// Most axes luminal's trackers have.
@@ -121,7 +121,10 @@ fn zip(axes: Axes<2>, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) 
         return;
     }
     let row = |y: &mut [f32], a: &[f32], b: &[f32]| match (sa, sb) {
-        (1, 1) => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b)),
+        (1, 1) => {
+            let (a, b) = (&a[..y.len()], &b[..y.len()]);
+            y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b));
+        }
         (1, 0) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b[0])),
         (0, 1) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a[0], b)),
         _ => y.iter_mut().enumerate().for_each(|(i, y)| *y = f(a[i * sa], b[i * sb])),
@@ -182,17 +185,22 @@ fn reduce(mut axes: Axes<1>, axis: usize, x: &[f32], y: &mut [f32], sum: bool) {
 impl Kernel for PrimitiveKernel {
     fn run(&self, io: &mut Io<'_>) {
         let (e, y, a) = (io.extent, io.take(0), io.f32(0));
-        let two = |f: fn(f32, f32) -> f32, y| zip(self.axes::<2>(e), a, io.f32(1), y, f);
+        // Each arm has a loop of its own, with the operation inlined.
+        macro_rules! two {
+            ($f:expr) => {
+                zip(self.axes::<2>(e), a, io.f32(1), y, $f)
+            };
+        }
         match self.op {
             Primitive::Log2 => map(a, y, f32::log2),
             Primitive::Exp2 => map(a, y, f32::exp2),
             Primitive::Sin => map(a, y, f32::sin),
             Primitive::Sqrt => map(a, y, f32::sqrt),
             Primitive::Recip => map(a, y, f32::recip),
-            Primitive::Add => two(|a, b| a + b, y),
-            Primitive::Mul => two(|a, b| a * b, y),
-            Primitive::Mod => two(|a, b| a % b, y),
-            Primitive::LessThan => two(|a, b| f32::from(a < b), y),
+            Primitive::Add => two!(|a, b| a + b),
+            Primitive::Mul => two!(|a, b| a * b),
+            Primitive::Mod => two!(|a, b| a % b),
+            Primitive::LessThan => two!(|a: f32, b: f32| f32::from(a < b)),
             Primitive::Contiguous => copy(self.axes(e), a, y),
             Primitive::SumReduce(axis) => reduce(self.axes(e), axis, a, y, true),
             Primitive::MaxReduce(axis) => reduce(self.axes(e), axis, a, y, false),
