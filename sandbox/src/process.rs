@@ -54,10 +54,9 @@ impl Child {
         let task = Task { image: image.folder().to_path_buf(), limits: limits.clone() };
         let task = serde_json::to_vec(&task).map_err(|e| failed(e.to_string()))?;
         let end = Instant::now() + START;
-        let ready = child
-            .write(&task, end, &|| false)
-            .and_then(|()| child.read(end, &|| false))
-            .map_err(|e| failed(e.to_string()))?;
+        let ready = child.write(&task, end, &|| false).and_then(|()| child.read(end, &|| false));
+        let ready =
+            ready.map_err(|e| failed(format!("{e}; its main must begin with worker_main_if_asked()")))?;
         match ready == READY {
             true => Ok(child),
             false => Err(failed(String::from_utf8_lossy(&ready).into_owned())),

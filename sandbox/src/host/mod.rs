@@ -59,7 +59,7 @@ impl Default for State {
     }
 }
 
-/// The read-only archive: its name in [`LIB`] and its bytes.
+/// The read-only archive: its name in `/usr/local/lib` and its bytes.
 #[derive(Clone)]
 pub struct Archive {
     pub name: String,
