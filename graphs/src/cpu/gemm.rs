@@ -13,9 +13,9 @@ use std::ops::Range;
 
 /// Bytes of a row summed in one accumulator before its lanes are added: a tile's rows then fit the first-level cache.
 const KC_BYTES: usize = 4096;
-/// Rows of A in a tile: with [`NR`] rows of W, 24 accumulators of the 32 registers.
+/// Rows of A in the largest tile: with [`NR`] rows of W, 24 accumulators of 32 registers.
 const MR: usize = 6;
-/// Rows of W in a tile.
+/// Rows of W in the largest tile.
 const NR: usize = 4;
 /// Rows of W read at once when few rows of A leave memory the bottleneck.
 const STREAMS: usize = 8;
@@ -89,16 +89,16 @@ unsafe fn panel<S: Simd, E: Elem>(g: &Nt<E>, rows: Range<usize>, cols: Range<usi
         // stay there and W come from the second level.
         let fit = 28 * 1024 / (k.len() * size_of::<E>()).max(1) / NR * NR;
         let nb = if fit < 12 { 64 } else { fit.min(64) };
-        let strips = rows.len().div_ceil(MR);
+        let strips = rows.len().div_ceil(S::TILE.0);
         let mut j = cols.start;
         while j < cols.end {
             let jb = (j + nb).min(cols.end);
             for s in 0..strips {
-                let i = rows.start + s * MR;
+                let i = rows.start + s * S::TILE.0;
                 // While few rows of A make memory the bottleneck, the strips share in fetching the next rows of W.
                 let fetch =
                     if strips <= 8 { Fetch { ahead: nb * g.ldw, part: s, of: strips } } else { Fetch::NONE };
-                match (rows.end - i).min(MR) {
+                match (rows.end - i).min(S::TILE.0) {
                     6 => strip::<S, E, 6>(g, i, j..jb, k.clone(), fetch),
                     5 => strip::<S, E, 5>(g, i, j..jb, k.clone(), fetch),
                     4 => strip::<S, E, 4>(g, i, j..jb, k.clone(), fetch),
@@ -156,9 +156,12 @@ unsafe fn strip<S: Simd, E: Elem, const M: usize>(
     // SAFETY: as `nt`.
     unsafe {
         let mut j = cols.start;
-        while j + NR <= cols.end {
-            tile::<S, E, M, NR>(g, i, j, 1, k.clone(), fetch);
-            j += NR;
+        while j + S::TILE.1 <= cols.end {
+            match S::TILE.1 {
+                NR => tile::<S, E, M, NR>(g, i, j, 1, k.clone(), fetch),
+                _ => tile::<S, E, M, 2>(g, i, j, 1, k.clone(), fetch),
+            }
+            j += S::TILE.1;
         }
         while j < cols.end {
             tile::<S, E, M, 1>(g, i, j, 1, k.clone(), Fetch::NONE);

@@ -81,6 +81,7 @@ unsafe fn dot2(acc: __m256, a: __m256i, b: __m256i) -> __m256 {
 unsafe impl Simd for Avx2 {
     type F = F;
     type I = I;
+    const TILE: (usize, usize) = (3, 2);
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {

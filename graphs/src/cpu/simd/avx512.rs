@@ -45,6 +45,7 @@ fn mask32(n: usize) -> u32 {
 unsafe impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
+    const TILE: (usize, usize) = (6, 4);
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {

@@ -30,6 +30,8 @@ pub(super) const L: usize = 16;
 pub(super) unsafe trait Simd: Copy {
     type F: Copy;
     type I: Copy;
+    /// Rows of either operand in a product's tile, such that its accumulators stay in registers.
+    const TILE: (usize, usize);
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;

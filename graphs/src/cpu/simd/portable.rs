@@ -31,6 +31,7 @@ fn widen(x: u16) -> f32 {
 unsafe impl Simd for Portable {
     type F = F;
     type I = I;
+    const TILE: (usize, usize) = (6, 4);
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {
