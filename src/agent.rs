@@ -267,10 +267,10 @@ impl Agent {
 ///
 /// # Errors
 /// If `dir` is something else, or cannot be written.
-pub fn random_model(dir: &Path, seed: u64) -> Result<&Path, Error> {
+pub fn random_model(dir: &Path, seed: u64) -> Result<PathBuf, Error> {
     let failed = toolsmith_models::Error::io(dir);
     if dir.join("config.json").exists() {
-        return Ok(dir);
+        return Ok(dir.to_owned());
     } else if dir.exists() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()).into());
     }
@@ -290,7 +290,7 @@ pub fn random_model(dir: &Path, seed: u64) -> Result<&Path, Error> {
         &config,
         Some(scratch.path()),
     )?;
-    Ok(dir)
+    Ok(dir.to_owned())
 }
 
 /// Python in the caller's thread, prepared when it is first called: a model that never calls it needs no image.
