@@ -1,13 +1,10 @@
 //! Tokenizers: the built-in one, streaming, what a model directory adds, and the rebuilt one of a real model.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use toolsmith_models::convert::ModelSource;
-use toolsmith_models::fetch;
-use toolsmith_models::gguf::{Gguf, vocab};
 use toolsmith_models::tokenizer::{Specials, Tokenizer};
 
 const TOOL: [&str; 4] = ["<code>", "</code>", "<interpreter>", "</interpreter>"];
@@ -157,47 +154,4 @@ fn bad_tokenizers_are_refused() {
     assert!(t.check_embedding(100, Path::new("m")).is_ok());
     let message = t.check_embedding(99, Path::new("m")).unwrap_err().to_string();
     assert_eq!(message, "m: the tokenizer has ids up to 99, the embedding 99 rows");
-}
-
-/// The real model, where it has been fetched (`toolsmith fetch smollm2`, or `$TOOLSMITH_SMOLLM2` names the file).
-fn smollm2() -> Option<PathBuf> {
-    let path = match std::env::var_os("TOOLSMITH_SMOLLM2") {
-        Some(path) => PathBuf::from(path),
-        None => fetch::smollm2_path(&fetch::default_cache()),
-    };
-    path.exists().then_some(path)
-}
-
-#[test]
-fn the_rebuilt_tokenizer_of_smollm2_is_the_original() {
-    let Some(path) = smollm2() else {
-        return eprintln!("skipped: SmolLM2 is not fetched");
-    };
-    let file = Gguf::open(&path).unwrap();
-    let text = vocab::vocab(&file).unwrap();
-    let t = Tokenizer::from_json(text.tokenizer.to_string(), text.config, &path).unwrap();
-    let cases: Vec<Value> =
-        serde_json::from_str(include_str!("fixtures/smollm2_tokenizer_cases.json")).unwrap();
-    for case in &cases {
-        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
-        assert_eq!(t.encode(case["text"].as_str().unwrap(), Specials::Parse).unwrap(), ids, "{case}");
-        assert_eq!(t.decode(&ids), case["decoded"].as_str().unwrap());
-    }
-    assert_eq!((cases.len(), t.vocab_size(), t.eos(), t.bos()), (24, 49152, &[2][..], Some(1)));
-    assert!(text.chat_template.unwrap().contains("<|im_start|>"));
-}
-
-#[test]
-fn smollm2_is_converted_once_and_then_mapped() {
-    let Some(path) = smollm2() else {
-        return eprintln!("skipped: SmolLM2 is not fetched");
-    };
-    let cache = tempfile::tempdir().unwrap();
-    let first = ModelSource::open(&path, cache.path()).unwrap();
-    let stamp = fs::metadata(first.dir.join("config.json")).unwrap().modified().unwrap();
-    let again = ModelSource::open(&path, cache.path()).unwrap();
-    assert_eq!(fs::metadata(again.dir.join("config.json")).unwrap().modified().unwrap(), stamp);
-    let weights = again.weights(toolsmith_models::weights::Precision::Bf16).unwrap();
-    assert_eq!((weights.mapped(), weights.specs().len()), (272, 272));
-    assert_eq!(again.config.param_specs().iter().map(|s| s.numel()).sum::<usize>(), 134_515_008);
 }
