@@ -112,7 +112,7 @@ impl Default for ModelConfig {
 pub struct DataConfig {
     /// JSONL file of problems (`prompt`, `problem` or `question`, and `answer`); empty generates integer arithmetic.
     pub train: String,
-    /// JSONL file of held-out problems; empty takes `eval_size` generated ones, or the last `eval_size` of `train`.
+    /// JSONL file of held-out problems; empty takes `eval_size` generated ones, or the last `eval_size` of `train`, at most a fifth of it.
     pub eval: String,
     /// Number of held-out problems.
     pub eval_size: usize,

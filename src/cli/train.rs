@@ -53,7 +53,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let stop = stop_on_ctrl_c()?;
     let (config, resumed) = match &args.resume {
-        Some(dir) => resume(&args, dir.as_deref())?,
+        Some(dir) => {
+            let (run, config, checkpoint) = resume(&args, dir.as_deref())?;
+            (config, Some((run, checkpoint)))
+        }
         None => (configure(&args)?, None),
     };
     rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
@@ -96,8 +99,8 @@ fn python(config: &Config) -> Result<Pool, SandboxError> {
     Pool::new(&prepared_image()?, &Limits::from(&config.sandbox), workers, Isolation::Process)
 }
 
-/// Configuration and directory of the run to go on with, and the checkpoint if it has one.
-fn resume(args: &Args, dir: Option<&Path>) -> anyhow::Result<(Config, Option<(RunDir, Option<Checkpoint>)>)> {
+/// The run to go on with, its configuration, and its checkpoint if it has one.
+fn resume(args: &Args, dir: Option<&Path>) -> anyhow::Result<(RunDir, Config, Option<Checkpoint>)> {
     let Some(dir) = dir.or(args.out.as_deref()) else {
         return Err(BadInput(
             "--resume needs the run's directory: --resume DIR, or --out DIR --resume".into(),
@@ -121,7 +124,7 @@ fn resume(args: &Args, dir: Option<&Path>) -> anyhow::Result<(Config, Option<(Ru
     if let Some(c) = &checkpoint {
         eprintln!("going on after {} step {}", c.stage.name(), c.step);
     }
-    Ok((config, Some((run, checkpoint))))
+    Ok((run, config, checkpoint))
 }
 
 /// Preset, file and flags; files named relative to here, so that a resume from elsewhere finds them.
@@ -199,7 +202,9 @@ fn summary(config: &Config, run: &RunDir, evaluations: &[Metrics], seconds: f64)
     let share =
         |m: &Metrics, name: String| m.get(&name).map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
     let mut rows = Vec::new();
-    for m in evaluations {
+    // What random weights say is noise; it is in the metrics.
+    let told = |m: &&Metrics| !(config.model.path.is_empty() && m.name("eval") == Some("start"));
+    for m in evaluations.iter().filter(told) {
         let label = match m.name("eval").unwrap_or_default() {
             label @ ("PPO" | "GRPO") => format!("after {label}"),
             label => label.to_string(),
@@ -220,7 +225,7 @@ fn summary(config: &Config, run: &RunDir, evaluations: &[Metrics], seconds: f64)
     let model = model.display();
     let like = format!("--config {path}/config.toml --model {model}");
     format!(
-        "\n{}{n} samples of held-out problems; seed {}; {:.0} s\n\nrun directory  {path}\nask it         toolsmith run {like} \"{}\"\nevaluate it    toolsmith eval {like} --data {}\n",
+        "\n{}{n} samples of held-out problems, seed {}, {:.0} s\n\nrun directory  {path}\nask it         toolsmith run {like} \"{}\"\nevaluate it    toolsmith eval {like} --data {}\n",
         table(["", "accuracy", "with code", "code passes"], &rows),
         config.run.seed,
         seconds,

@@ -91,7 +91,7 @@ pub fn step(
     task: &mut dyn Task,
     policy: &mut dyn Actor,
     mut critic: Option<&mut dyn Learner>,
-    mut reference: Option<&mut dyn Scorer>,
+    reference: Option<&mut dyn Scorer>,
 ) -> Result<(Metrics, Vec<Episode>), Error> {
     let rl = &config.rl;
     let mut metrics = Metrics::default();
@@ -150,7 +150,7 @@ pub fn step(
     for ((view, t), advantages) in policy_view.iter_mut().zip(&trajectories).zip(&advantages) {
         view.columns = vec![t.tokens.iter().map(|t| t.logprob).collect(), narrow(advantages)];
     }
-    if let Some(reference) = reference.as_deref_mut() {
+    if let Some(reference) = reference {
         let logprobs = score(reference, &policy_view, rl.micro_batch_tokens)?;
         metrics.put("objective/kl", mean_kl(&policy_view, &logprobs));
         policy_view.iter_mut().zip(logprobs).for_each(|(view, logprobs)| view.columns.push(logprobs));
