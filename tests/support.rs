@@ -47,10 +47,19 @@ pub fn gguf_with_tensor_type(kind: u32) -> Vec<u8> {
     ];
     out.extend(3u32.to_le_bytes());
     out.extend(1u64.to_le_bytes());
-    out.extend((numbers.len() as u64 + 2).to_le_bytes());
-    string(&mut out, "general.architecture");
-    out.extend(8u32.to_le_bytes());
-    string(&mut out, "llama");
+    out.extend((numbers.len() as u64 + 5).to_le_bytes());
+    for (key, value) in [("general.architecture", "llama"), ("tokenizer.ggml.model", "gpt2")] {
+        string(&mut out, key);
+        out.extend(8u32.to_le_bytes());
+        string(&mut out, value);
+    }
+    for (key, count) in [("tokenizer.ggml.tokens", 256), ("tokenizer.ggml.merges", 0)] {
+        string(&mut out, key);
+        out.extend(9u32.to_le_bytes());
+        out.extend(8u32.to_le_bytes());
+        out.extend(u64::to_le_bytes(count));
+        (0..count).for_each(|i| string(&mut out, &format!("t{i}")));
+    }
     for (key, value) in numbers {
         string(&mut out, key);
         out.extend(4u32.to_le_bytes());

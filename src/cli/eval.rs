@@ -123,13 +123,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             if end { Control::Stop } else { Control::Continue }
         };
         let has = |problem, sample| done.contains(&(problem, sample));
-        evaluation.run(&mut engine.bind(&view), &has, &mut on_step)?;
+        let stats = evaluation.run(&mut engine.bind(&view), &has, &mut on_step)?;
         if let Some(error) = failed {
             return Err(error.into());
         }
         if stop.load(Ordering::Relaxed) {
             let hint = "the same command goes on from here".to_owned();
             return Err(Interrupted(args.out.is_some().then_some(hint)).into());
+        }
+        if stats.prompts_too_long > 0 {
+            let (n, what) = (stats.prompts_too_long, "prompts fill the context: no answer was possible");
+            eprintln!("{n} of {total} samples: {what}; see `rollout.max_context`");
         }
     }
 

@@ -10,7 +10,7 @@ use super::sandbox::prepared_image;
 use super::transcript::Transcript;
 use super::{BadInput, Interrupted, stop_on_ctrl_c};
 use crate::agent::Agent;
-use crate::rollout::{Control, Source};
+use crate::rollout::{Control, EndReason, Source};
 
 /// Answer a prompt, running the Python that the model writes.
 ///
@@ -67,11 +67,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if written.is_err() || stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
     })?;
     let seconds = start.elapsed().as_secs_f64();
+    let of = |source| reply.trajectory.tokens.iter().filter(|t| t.source == source).count();
+    let (asked, tokens) = (of(Source::Prompt), of(Source::Model));
+    if tokens == 0 && reply.end() == EndReason::ContextFull {
+        let what = "longer than the model's context or `rollout.max_context`";
+        return Err(BadInput(format!("the prompt has {asked} tokens, {what}")).into());
+    }
     written.and_then(|()| transcript.finish(reply.answer.as_deref()))?;
     if stop.load(Ordering::Relaxed) {
         return Err(Interrupted(None).into());
     }
-    let tokens = reply.trajectory.tokens.iter().filter(|t| t.source == Source::Model).count();
     let calls = match reply.trajectory.calls.len() {
         1 => "1 call".to_owned(),
         n => format!("{n} calls"),

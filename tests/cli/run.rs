@@ -9,7 +9,7 @@ use crate::support::{files, tiny_model};
 
 fn run(model: &Path, more: &[&str], stdin: &str) -> Output {
     let mut child = toolsmith()
-        .args(["run", "--no-tool", "--max_completion_length", "16", "--model"])
+        .args(["run", "--no-tool", "--prompt_template", "plain", "--max_completion_length", "16", "--model"])
         .arg(model)
         .args(more)
         .stdin(Stdio::piped())
@@ -36,7 +36,15 @@ fn streams_an_answer() {
 
     let warm = |seed| run(&model, &["What is 2+2?", "--temperature", "1", "--seed", seed], "").stdout;
     assert_eq!(warm("1"), warm("1"));
-    assert_ne!(warm("1"), warm("2"));
+    assert_ne!(text(&warm("1")), text(&warm("2")));
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&tiny_model(dir.path()), &[&"7".repeat(200)], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("200 tokens"), "{}", text(&output.stderr));
 }
 
 #[test]
