@@ -86,11 +86,11 @@ impl<S: Scope> Args for Flags<S> {
                 .long(key.path.as_str())
                 .value_name(value_name)
                 .help(StyledStr::from(format!("{}{choices} [default: {default}]", key.doc)))
-                .help_heading(format!("[{table}] {}", section.doc))
+                .help_heading(format!("[{table}] {}", section.doc.trim_end_matches('.')))
                 .allow_hyphen_values(true)
                 .hide_short_help(true);
             let alone = short.get(key.name()).is_some_and(|keys| keys.len() == 1);
-            command = command.arg(if alone { arg.alias(key.name()) } else { arg });
+            command = command.arg(if alone { arg.visible_alias(key.name()) } else { arg });
         }
         for (name, _) in short.iter().filter(|(_, keys)| keys.len() > 1) {
             command = command.arg(Arg::new(*name).long(*name).allow_hyphen_values(true).hide(true));
