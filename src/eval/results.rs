@@ -50,9 +50,9 @@ pub enum ResultsError {
         /// First setting that differs.
         key: String,
         /// Its value in the file.
-        old: Value,
+        old: String,
         /// Its value now.
-        new: Value,
+        new: String,
     },
 }
 
@@ -135,7 +135,7 @@ fn agree(path: &Path, new: &Map<String, Value>, empty: bool) -> Result<(), Resul
     for key in new.keys().chain(old.keys()) {
         let (was, is) = (old.get(key).unwrap_or(&Value::Null), new.get(key).unwrap_or(&Value::Null));
         if was != is {
-            let (key, old, new) = (key.clone(), was.clone(), is.clone());
+            let (key, old, new) = (key.clone(), was.to_string(), is.to_string());
             return Err(ResultsError::Mismatch { path: path.to_owned(), key, old, new });
         }
     }

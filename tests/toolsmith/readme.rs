@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 
 /// Paths of the README's tree: two spaces of indentation a level, a comment after two spaces.
 fn tree() -> Vec<PathBuf> {
