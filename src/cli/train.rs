@@ -165,7 +165,7 @@ fn configure(args: &Args) -> Result<Config, ConfigError> {
 fn line(event: &Event, every: usize) -> Option<String> {
     let number = |m: &Metrics, name: &str| m.get(name).unwrap_or(f64::NAN);
     let share =
-        |m: &Metrics, name: &str| m.get(name).map_or("   - ".into(), |x| format!("{:4.0}%", 100.0 * x));
+        |m: &Metrics, name: &str| m.get(name).map_or("  - ".into(), |x| format!("{:3.0}%", 100.0 * x));
     Some(match event {
         Event::Step { stage: Stage::Sft, step, steps, .. } if step % every != 0 && step != steps => {
             return None;
@@ -178,7 +178,7 @@ fn line(event: &Event, every: usize) -> Option<String> {
             number(m, "perf/train_tokens_per_s"),
         ),
         Event::Step { stage: Stage::Rl, step, steps, metrics: m } => format!(
-            "rl {step:4}/{steps}  reward {:+.2}  right {}  code {}  passes {}  kl {:.4}  {:.1} s",
+            "rl {step:4}/{steps}  reward {:+.2}  right {}  code {}  pass {}  kl {:.4}  {:.1}s",
             number(m, "objective/reward"),
             share(m, "objective/accuracy"),
             share(m, "rollout/code_share"),
