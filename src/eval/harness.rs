@@ -110,3 +110,95 @@ fn id(problem: &Problem) -> Option<String> {
     let id = problem.extra.get("id")?;
     id.as_str().map(str::to_owned).or_else(|| id.is_number().then(|| id.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::ModelFormat;
+    use crate::rollout::ToolResult;
+    use crate::rollout::testing::{Ascii, Scripted, Shuffled};
+    use std::collections::BTreeSet;
+
+    fn problems() -> Vec<Problem> {
+        let problem = |text: &str, answer: i64, extra: serde_json::Value| {
+            let extra = extra.as_object().unwrap().clone();
+            Problem { text: text.into(), answer: answer.into(), extra }
+        };
+        vec![problem("1+1", 2, serde_json::json!({"id": "sum"})), problem("2+2", 5, serde_json::json!({}))]
+    }
+
+    /// Calls the tool with the problem and boxes what it says.
+    fn row(kv: &[u32], row: &mut [f32]) {
+        let text = Ascii::default();
+        let context = text.decode(kv);
+        let output = if context.starts_with("1+1") { "2" } else { "4" };
+        let script = format!(
+            "{q}<code>{q}</code>\n<interpreter>\n{output}\n</interpreter>\n\\boxed{{{output}}}",
+            q = &context[..3]
+        );
+        let next = script.strip_prefix(&context).expect("the script").chars().next();
+        row[next.map_or(Ascii::END as usize, |c| c as usize)] = 0.0;
+    }
+
+    fn evaluate(done: &[(usize, usize)], stop_after: usize, tool: bool) -> Vec<Sample> {
+        let (text, chat) = (Ascii::default(), Chat::new("plain", ModelFormat::default()).unwrap());
+        let pool = Shuffled::new(1, |code: &str| {
+            let output = if code == "1+1" { "2" } else { "4" };
+            ToolResult { output: output.into(), ok: true, fuel: 1 }
+        });
+        let evaluation = Evaluation {
+            text: &text,
+            chat: &chat,
+            tools: tool.then_some(&pool as _),
+            rollout: &RolloutConfig { max_completion_length: 60, ..Default::default() },
+            problems: &problems(),
+            samples: 3,
+            seed: 4,
+        };
+        let mut model = Scripted::new(2, 32, 200, row);
+        let mut samples = Vec::new();
+        let mut on_step = |step: Step| {
+            if let Step::Done(sample) = step {
+                samples.push(sample);
+            }
+            if samples.len() >= stop_after { Control::Stop } else { Control::Continue }
+        };
+        evaluation.run(&mut model, &|p, s| done.contains(&(p, s)), &mut on_step).unwrap();
+        samples
+    }
+
+    #[test]
+    fn grades_what_the_model_says_with_its_tool() {
+        let samples = evaluate(&[], usize::MAX, true);
+        assert_eq!(samples.len(), 6);
+        for s in &samples {
+            assert_eq!((s.calls, s.calls_ok, s.end, s.seed), (1, 1, EndReason::EndOfTurn, 4));
+            assert!(s.text.contains("<interpreter>"), "tool output is shown: {}", s.text);
+            let (id, answer, correct) = [("sum", "2", true), ("2", "4", false)][s.problem];
+            assert_eq!((s.id.as_str(), s.answer.as_deref(), s.correct), (id, Some(answer), correct));
+            assert_eq!(s.tokens, "<code>1+1</code>\\boxed{2}".len() + 1, "its own tokens and the end");
+        }
+    }
+
+    #[test]
+    fn without_the_tool_a_call_ends_the_answer() {
+        for s in evaluate(&[], usize::MAX, false) {
+            assert_eq!((s.calls, s.end, s.answer, s.correct), (0, EndReason::TurnBudget, None, false));
+        }
+    }
+
+    #[test]
+    fn only_missing_samples_are_drawn() {
+        let samples = evaluate(&[(0, 1), (1, 0), (1, 2)], usize::MAX, true);
+        let drawn: BTreeSet<_> = samples.iter().map(|s| (s.problem, s.sample)).collect();
+        assert_eq!(drawn, BTreeSet::from([(0, 0), (0, 2), (1, 1)]));
+        assert_eq!(evaluate(&drawn.into_iter().collect::<Vec<_>>(), usize::MAX, true).len(), 3);
+    }
+
+    #[test]
+    fn what_was_stopped_is_no_sample() {
+        let samples = evaluate(&[], 1, true);
+        assert!((1..6).contains(&samples.len()), "{}", samples.len());
+        assert!(samples.iter().all(|s| s.end != EndReason::Cancelled));
+    }
+}
