@@ -171,10 +171,7 @@ impl AgentBuilder {
     /// If the model, its tokenizer or a template is not as it should be.
     pub fn build(self) -> Result<Agent, Error> {
         let source = ModelSource::open(&self.model, &self.cache)?;
-        let precision = match self.dtype {
-            Dtype::Bf16 => Precision::Bf16,
-            Dtype::F32 => Precision::F32,
-        };
+        let precision = self.dtype.into();
         let weights = source.weights(precision)?;
         let max_context = self.rollout.context(source.config.max_position_embeddings);
         let options = EngineOptions { slots: 1, max_context, max_batch_tokens: PREFILL, precision };

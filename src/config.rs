@@ -5,6 +5,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use toolsmith_models::weights::Precision;
 
 mod load;
 mod print;
@@ -64,6 +65,15 @@ pub enum Dtype {
     Bf16,
     /// f32 throughout, for comparison with references.
     F32,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F32 => Self::F32,
+        }
+    }
 }
 
 /// The policy.

@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use toolsmith_models::convert::ModelSource;
-use toolsmith_models::engine::{Engine, EngineOptions};
-use toolsmith_models::weights::Precision;
-use toolsmith_sandbox::{Image, Isolation, Limits, Pool};
+use toolsmith_models::engine::Engine;
+use toolsmith_sandbox::Image;
 
 use super::inference::Inference;
-use super::sandbox::prepared_image;
+use super::sandbox::workers;
 use super::table::table;
 use super::{BadInput, Interrupted, stop_on_ctrl_c};
 use crate::chat::Chat;
-use crate::config::{Config, Dtype};
+use crate::config::Config;
 use crate::eval::{Evaluation, Results, Sample, Step, Summary};
 use crate::rollout::Control;
 use crate::task::dataset;
@@ -60,13 +59,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut problems = dataset::read(&args.data)?;
     problems.truncate(args.limit.unwrap_or(usize::MAX));
     let source = ModelSource::open(&args.inference.model, &Image::default_cache())?;
-    let precision = match config.model.dtype {
-        Dtype::Bf16 => Precision::Bf16,
-        Dtype::F32 => Precision::F32,
-    };
+    let precision = config.model.dtype.into();
     let weights = source.weights(precision)?;
     let chat = Chat::load(&config.rollout.prompt_template, &source.tokenizer)?;
-    let pool = pool(&config)?;
+    let pool = workers(&config)?;
     let mut results = match &args.out {
         Some(path) => Some(Results::open(path, &settings(&args, &config)?)?),
         None => None,
@@ -92,10 +88,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         eprintln!("{} of {total} samples are there already", done.len());
     }
     if done.len() < total {
-        let slots = config.rollout.concurrency + config.rollout.concurrency.div_ceil(2);
-        let slots = slots.min(total - done.len());
-        let max_context = config.rollout.context(source.config.max_position_embeddings);
-        let options = EngineOptions { slots, max_context, max_batch_tokens: slots.max(512), precision };
+        let mut options = config.rollout.engine(source.config.max_position_embeddings, precision);
+        options.slots = options.slots.min(total - done.len());
         let mut engine = Engine::new(&source.config, options)?;
         let view = weights.view();
         let stop = stop_on_ctrl_c()?;
@@ -157,19 +151,6 @@ fn configure(args: &Args) -> anyhow::Result<Config> {
     }
     config.check()?;
     Ok(config)
-}
-
-/// Sandbox workers, unless the tool is off.
-fn pool(config: &Config) -> anyhow::Result<Option<Pool>> {
-    if config.rollout.max_turns == 0 {
-        return Ok(None);
-    }
-    let image = prepared_image()?;
-    let workers = match config.rollout.tool_workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
-    Ok(Some(Pool::new(&image, &Limits::from(&config.sandbox), workers, Isolation::Process)?))
 }
 
 /// What a sample depends on. What only costs time (threads, workers, concurrency) is left out.

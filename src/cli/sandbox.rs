@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use toolsmith_sandbox::{Image, Limits, Progress, Sandbox, SandboxError, Stage};
+use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Progress, Sandbox, SandboxError, Stage};
 
-use crate::config::SandboxConfig;
+use crate::config::{Config, SandboxConfig};
 
 /// The Python sandbox.
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(if outcome.ok() { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
     }
+}
+
+/// The sandbox's workers as configured, each a process of its own; `None` where the tool is off.
+///
+/// # Errors
+/// If the image cannot be prepared or a worker does not start.
+pub fn workers(config: &Config) -> Result<Option<Pool>, SandboxError> {
+    if config.rollout.max_turns == 0 {
+        return Ok(None);
+    }
+    let workers = match config.rollout.tool_workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let image = prepared_image()?;
+    Pool::new(&image, &Limits::from(&config.sandbox), workers, Isolation::Process).map(Some)
 }
 
 /// The image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.

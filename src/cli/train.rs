@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use toolsmith_sandbox::{Image, Isolation, Limits, Pool, SandboxError};
+use toolsmith_sandbox::Image;
 
 use super::flags::{Everything, Flags};
-use super::sandbox::prepared_image;
+use super::sandbox::workers;
 use super::table::table;
 use super::{BadInput, Interrupted, stop_on_ctrl_c};
 use crate::config::{Config, ConfigError};
@@ -65,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some((run, Some(checkpoint))) => Inputs::of_checkpoint(&config, run, checkpoint)?,
         _ => Inputs::read(&config, &Image::default_cache())?,
     };
-    let pool = if config.rollout.max_turns > 0 { Some(python(&config)?) } else { None };
+    let pool = workers(&config)?;
     let (mut run, checkpoint) = match resumed {
         Some(resumed) => resumed,
         None => (RunDir::create(args.out.as_deref(), &config)?, None),
@@ -88,15 +88,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     print!("{}", summary(&config, &run, &evaluations, start.elapsed().as_secs_f64()));
     Ok(ExitCode::SUCCESS)
-}
-
-/// The sandbox's workers.
-fn python(config: &Config) -> Result<Pool, SandboxError> {
-    let workers = match config.rollout.tool_workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
-    Pool::new(&prepared_image()?, &Limits::from(&config.sandbox), workers, Isolation::Process)
 }
 
 /// The run to go on with, its configuration, and its checkpoint if it has one.

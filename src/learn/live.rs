@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use toolsmith_models::batch::{Objective, TrainBatch, TrainOutput};
 use toolsmith_models::config::ModelConfig;
-use toolsmith_models::engine::{Engine, EngineOptions};
+use toolsmith_models::engine::Engine;
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::trainer::{AdamW, Head, Trainer, TrainerOptions};
 use toolsmith_models::weights::{Precision, Weights};
@@ -116,10 +116,7 @@ impl<'a> Sampler<'a> {
         tools: Option<&'a dyn ToolPool>,
         stop: &'a AtomicBool,
     ) -> Result<Self, Error> {
-        // Parked sequences keep their slots: half as many more let others compute meanwhile.
-        let slots = rollout.concurrency + rollout.concurrency.div_ceil(2);
-        let max_context = max_context(config, rollout);
-        let options = EngineOptions { slots, max_context, max_batch_tokens: slots.max(512), precision };
+        let options = rollout.engine(config.max_position_embeddings, precision);
         Ok(Self { engine: Engine::new(config, options)?, text, tools, stop })
     }
 
@@ -145,12 +142,6 @@ impl<'a> Sampler<'a> {
         let out = rollout(&mut model, self.text, tools, requests, config, &mut watch)?;
         if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(out) }
     }
-}
-
-/// Positions a sequence may have.
-pub fn max_context(config: &ModelConfig, rollout: &RolloutConfig) -> usize {
-    let wanted = if rollout.max_context == 0 { 4096 } else { rollout.max_context };
-    wanted.min(config.max_position_embeddings)
 }
 
 /// A policy in training, with what samples from it.

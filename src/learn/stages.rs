@@ -12,14 +12,14 @@ use toolsmith_models::convert::ModelSource;
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::trainer::{Head, TrainerOptions};
-use toolsmith_models::weights::{Precision, Weights};
+use toolsmith_models::weights::Weights;
 
-use super::live::{LiveModel, LivePolicy, Reference, Sampler, max_context};
+use super::live::{LiveModel, LivePolicy, Reference, Sampler};
 use super::ppo::{self, Task};
 use super::problems::{Problems, Traces};
 use super::{Error, Learner, Scorer, sft};
 use crate::chat::Chat;
-use crate::config::{Algorithm, Config, Dtype};
+use crate::config::{Algorithm, Config};
 use crate::rng::derive;
 use crate::rollout::ToolPool;
 use crate::run_dir::{Checkpoint, Metrics, RunDir, Stage};
@@ -69,7 +69,7 @@ impl Inputs {
             Self::new(config, small_policy(config, &tokenizer), tokenizer, None)?
         } else {
             let source = ModelSource::open(Path::new(&config.model.path), cache)?;
-            let weights = source.weights(precision(config))?;
+            let weights = source.weights(config.model.dtype.into())?;
             Self::new(config, source.config, source.tokenizer, Some(weights))?
         };
         Problems::new(config, &inputs.chat, &inputs.tokenizer)?;
@@ -143,7 +143,7 @@ pub fn train(
     checkpoint: Option<&Checkpoint>,
     surroundings: Surroundings,
 ) -> Result<Vec<Metrics>, Error> {
-    let precision = precision(config);
+    let precision = config.model.dtype.into();
     let Inputs { model, tokenizer, chat, weights } = inputs;
     tokenizer.save(&run.tokenizer())?;
     let mut problems = Problems::new(config, &chat, &tokenizer)?;
@@ -296,11 +296,12 @@ impl Session<'_, '_, '_> {
     }
 
     fn trainer_options(&self, inv_temperature: f32) -> TrainerOptions {
+        let longest = self.config.rollout.context(self.model.max_position_embeddings);
         TrainerOptions {
-            max_tokens: self.config.rl.micro_batch_tokens.max(max_context(self.model, &self.config.rollout)),
+            max_tokens: self.config.rl.micro_batch_tokens.max(longest),
             gradient_checkpointing: self.config.model.gradient_checkpointing,
             inv_temperature,
-            precision: precision(self.config),
+            precision: self.config.model.dtype.into(),
         }
     }
 
@@ -412,13 +413,6 @@ fn position(stage: Stage, step: usize) -> Metrics {
     line.put("stage", stage.name());
     line.put("step", step);
     line
-}
-
-fn precision(config: &Config) -> Precision {
-    match config.model.dtype {
-        Dtype::Bf16 => Precision::Bf16,
-        Dtype::F32 => Precision::F32,
-    }
 }
 
 /// The small policy's `config.json`.

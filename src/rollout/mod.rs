@@ -33,11 +33,15 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use toolsmith_models::batch::{Batch, Decode};
+use toolsmith_models::engine::EngineOptions;
+use toolsmith_models::weights::Precision;
 
 /// How long to wait for a tool before looking whether the caller wants to stop.
 const TICK: Duration = Duration::from_millis(50);
 /// Positions of a sequence where neither the configuration nor the model says less.
 const DEFAULT_CONTEXT: usize = 4096;
+/// Tokens a forward step may carry at least: what a prompt is read in.
+const MIN_BATCH_TOKENS: usize = 512;
 
 /// Why a rollout failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,14 @@ impl RolloutConfig {
     pub fn context(&self, model: usize) -> usize {
         let wanted = if self.max_context == 0 { DEFAULT_CONTEXT } else { self.max_context };
         wanted.min(model)
+    }
+
+    /// The size of an engine for these rollouts, on a model that allows `model` positions. Parked sequences keep
+    /// their slots: half as many more than compute at a time let others compute meanwhile.
+    pub fn engine(&self, model: usize, precision: Precision) -> EngineOptions {
+        let slots = self.concurrency + self.concurrency.div_ceil(2);
+        let max_batch_tokens = slots.max(MIN_BATCH_TOKENS);
+        EngineOptions { slots, max_context: self.context(model), max_batch_tokens, precision }
     }
 }
 
