@@ -1,7 +1,7 @@
 //! A model with tools, for programs that embed one.
 //!
-//! The façade over [`rollout`]: one conversation at a time, streamed. What trains and evaluates many sequences
-//! at once uses [`rollout`] itself. Absent: conversations of several user turns.
+//! The façade over [`rollout()`]: one conversation at a time, streamed. What trains and evaluates many sequences
+//! at once uses [`rollout()`] itself. Absent: conversations of several user turns.
 //!
 //! ```
 //! use toolsmith::{Agent, AgentEvent, random_model};

@@ -3,7 +3,7 @@
 //! Gradients are ordinary nodes added after the forward ones. A parameter's gradient ends in an accumulate node
 //! for every use of the parameter, so tied weights need nothing special.
 //!
-//! **Checkpointing.** With [`Autograd::checkpoint`], the forward nodes of each region (see [`Graph::region`]) are
+//! **Checkpointing.** With [`DiffOptions::checkpoint`], the forward nodes of each region (see [`Graph::region`]) are
 //! copied just before its backward pass, which then reads the copies. The originals die early, only the regions' inputs
 //! stay, and the copies run the same kernels on the same numbers: the gradients are bitwise the same.
 
