@@ -11,7 +11,7 @@ mod load;
 mod print;
 mod schema;
 
-pub use load::{ConfigError, PRESETS};
+pub use load::{ConfigError, PRESETS, nearest_key};
 pub use schema::{Key, Kind, Schema, Section, schema};
 
 /// Everything a run is made of.

@@ -1,5 +1,6 @@
 //! `toolsmith eval`: samples of every problem of a file, one JSON line each, and the figures made of them.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -42,7 +43,7 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Take only the first N problems.
     #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    limit: Option<NonZero<usize>>,
     /// Print the summary as JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -57,7 +58,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = configure(&args)?;
     let mut problems = dataset::read(&args.data)?;
-    problems.truncate(args.limit.unwrap_or(usize::MAX));
+    problems.truncate(args.limit.map_or(usize::MAX, NonZero::get));
     let source = ModelSource::open(&args.inference.model, &Image::default_cache())?;
     let precision = config.model.dtype.into();
     let weights = source.weights(precision)?;
@@ -98,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut on_step = |step: Step| {
             match step {
                 Step::Done(sample) => {
-                    if let Some(results) = &mut results {
+                    if let (Some(results), None) = (&mut results, &failed) {
                         failed = results.push(sample.clone()).err();
                     }
                     samples.push(sample);

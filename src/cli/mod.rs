@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::check::CheckError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, nearest_key};
 use crate::eval::ResultsError;
 use crate::{agent, chat, learn, rollout, run_dir, task};
 
@@ -181,15 +181,27 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         line = format!("{line} {}", missing.collect::<Vec<_>>().join(" "));
     }
-    for kind in [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue] {
-        let suggestion = match error.get(kind) {
-            Some(ContextValue::String(one)) => Some(one),
-            Some(ContextValue::Strings(all)) => all.first(),
-            _ => None,
-        };
-        if let Some(suggestion) = suggestion {
-            line = format!("{line}; did you mean `{suggestion}`?");
-        }
+    let one = |kind| match error.get(kind) {
+        Some(ContextValue::String(one)) => Some(one.clone()),
+        Some(ContextValue::Strings(all)) => all.first().cloned(),
+        _ => None,
+    };
+    // Keys lie in tables, which clap's measure of likeness does not know.
+    let flag = one(ContextKind::InvalidArg).filter(|flag| flag.contains('.'));
+    let key = flag.as_deref().and_then(|flag| {
+        let key = flag.trim_start_matches('-');
+        nearest_key(key).filter(|near| *near != key).map(|near| format!("--{near}"))
+    });
+    let suggestion = key
+        .or_else(|| one(ContextKind::SuggestedArg))
+        .or_else(|| one(ContextKind::SuggestedSubcommand))
+        .or_else(|| one(ContextKind::SuggestedValue));
+    if let Some(suggestion) = suggestion {
+        line = format!("{line}; did you mean `{suggestion}`?");
+    } else if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
+        && !valid.is_empty()
+    {
+        line = format!("{line}; it may be {}", valid.join(", "));
     }
     eprintln!("toolsmith: error: {line}");
     ExitCode::from(2)

@@ -214,13 +214,21 @@ fn wrong_type(at: &str, path: &str, kind: &Kind, found: &str) -> ConfigError {
 
 /// The unknown key with the nearest one: by whole path, else a key or table of the same name elsewhere.
 fn unknown(at: &str, path: &str) -> ConfigError {
-    let keys = || schema().keys.iter().map(|key| key.path.as_str());
-    let sections = schema().sections.iter().map(|section| section.path.as_str());
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let near = nearest(path, keys().chain(sections))
-        .or_else(|| keys().find(|key| key.rsplit('.').next() == Some(name)))
-        .map(str::to_string);
+    let near = nearest_key(path).map(str::to_string);
     ConfigError::UnknownKey { at: at.into(), key: path.into(), near }
+}
+
+/// The key or table that was meant by one that does not exist: the same name deeper in the same table, what is a slip
+/// away, or the same name anywhere.
+pub fn nearest_key(path: &str) -> Option<&'static str> {
+    let keys = || schema().keys.iter();
+    let sections = schema().sections.iter().map(|section| section.path.as_str());
+    let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let same_name = || keys().filter(|key| key.name() == name).map(|key| key.path.as_str());
+    same_name()
+        .find(|key| !table.is_empty() && key.starts_with(&format!("{table}.")))
+        .or_else(|| nearest(path, keys().map(|key| key.path.as_str()).chain(sections)))
+        .or_else(|| same_name().next())
 }
 
 fn merge(base: &mut Table, over: Table) {
@@ -293,6 +301,10 @@ mod tests {
         assert_eq!(
             message("learning_rate = 3"),
             "run.toml: unknown key `learning_rate`; did you mean `sft.optimizer.learning_rate`?"
+        );
+        assert_eq!(
+            message("[rl]\nlearning_rate = 3"),
+            "run.toml: unknown key `rl.learning_rate`; did you mean `rl.optimizer.learning_rate`?"
         );
         assert_eq!(
             message("qqqqqqqqqqqqq = 3"),

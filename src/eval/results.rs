@@ -34,6 +34,12 @@ pub enum ResultsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Something else stands there.
+    #[error("{}: holds something other than samples; give another --out", path.display())]
+    Foreign {
+        /// Results file.
+        path: PathBuf,
+    },
     /// Samples without their settings.
     #[error("{}: holds samples, but {} is missing or unreadable; give another --out", path.display(), settings.display())]
     NoSettings {
@@ -87,6 +93,10 @@ impl Results {
             }
             done.push(sample);
         }
+        // One torn line may be the first of an evaluation, or a file of the user's: only the former has settings beside it.
+        if done.is_empty() && !bytes.is_empty() && !settings_of(path).exists() {
+            return Err(ResultsError::Foreign { path: path.to_owned() });
+        }
         agree(path, settings, done.is_empty())?;
         file.set_len(whole as u64).map_err(io)?;
         file.seek(SeekFrom::Start(whole as u64)).map_err(io)?;
@@ -118,11 +128,16 @@ impl Results {
     }
 }
 
-/// Compares the settings beside the file with `new`, or writes them if the file holds nothing yet.
-fn agree(path: &Path, new: &Map<String, Value>, empty: bool) -> Result<(), ResultsError> {
+/// Where the settings of a results file stand.
+fn settings_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".settings.json");
-    let settings = PathBuf::from(name);
+    name.into()
+}
+
+/// Compares the settings beside the file with `new`, or writes them if the file holds nothing yet.
+fn agree(path: &Path, new: &Map<String, Value>, empty: bool) -> Result<(), ResultsError> {
+    let settings = settings_of(path);
     let io = |source| ResultsError::Io { path: settings.clone(), source };
     if empty {
         let text = serde_json::to_string_pretty(new).map_err(|e| io(e.into()))?;
@@ -193,6 +208,22 @@ mod tests {
         fs::remove_file(dir.path().join("r.jsonl.settings.json")).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 15]).unwrap();
         assert!(matches!(Results::open(&path, &settings(1.0)), Err(ResultsError::NoSettings { .. })));
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        fs::write(&path, "no line break at the end").unwrap();
+        assert!(matches!(Results::open(&path, &settings(1.0)), Err(ResultsError::Foreign { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "no line break at the end");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+        // What a kill leaves of a first line is taken up.
+        let path = dir.path().join("r.jsonl");
+        Results::open(&path, &settings(1.0)).unwrap();
+        fs::write(&path, "{\"prob").unwrap();
+        assert!(Results::open(&path, &settings(1.0)).unwrap().samples().is_empty());
     }
 
     #[test]

@@ -271,7 +271,11 @@ impl Session<'_, '_, '_> {
         };
         let mut model = LiveModel::new(state, self.model, Head::Policy, &options, &config.rl.optimizer)?;
         for step in resumed.map_or(0, |c| c.step).. {
-            self.evaluate_if_due(stage, step, model.state())?;
+            let evaluated = self.evaluate_if_due(stage, step, model.state());
+            if matches!(evaluated, Err(Error::Interrupted)) {
+                self.save(stage, step, model.state(), critic.as_ref().map(LiveModel::state))?;
+            }
+            evaluated?;
             if step == config.rl.steps {
                 break;
             }
