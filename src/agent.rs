@@ -136,14 +136,9 @@ impl AgentBuilder {
         self
     }
 
-    /// How tool calls are written; takes the prompt template made for it.
+    /// How tool calls are written; the default prompt says so.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.rollout.dialect = dialect;
-        self.rollout.prompt_template = match dialect {
-            Dialect::Retool => "default",
-            Dialect::Hermes => "hermes",
-        }
-        .into();
         self
     }
 
@@ -177,7 +172,7 @@ impl AgentBuilder {
         let options = EngineOptions { slots: 1, max_context, max_batch_tokens: PREFILL, precision };
         Ok(Agent {
             engine: Engine::new(&source.config, options)?,
-            chat: Chat::load(&self.rollout.prompt_template, &source.tokenizer)?,
+            chat: Chat::load(self.rollout.template(self.tools.is_some()), &source.tokenizer)?,
             tokenizer: source.tokenizer,
             weights,
             tools: self.tools,

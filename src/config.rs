@@ -151,7 +151,7 @@ pub enum Dialect {
 pub struct RolloutConfig {
     /// How tool calls are written.
     pub dialect: Dialect,
-    /// Prompt template: a built-in name (`default`, `plain`) or a minijinja file with the variable `problem`.
+    /// Prompt template: `default` (offers Python in the dialect, or nothing where the tool is off), `plain` (the bare problem), `tiny` (the small policy's), or a minijinja file with the variable `problem`.
     pub prompt_template: String,
     /// Tool calls a trajectory may make; 0 switches the tool off.
     pub max_turns: usize,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::{Flags, Scope};
-use crate::config::{Config, Dialect};
+use crate::config::Config;
 
 /// Keys about sampling and the sandbox; the others are training's.
 #[derive(Clone, Debug)]
@@ -57,20 +57,13 @@ impl Inference {
             ("model.dtype", self.dtype.clone()),
         ];
         overrides.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+        // A run's file is read for how it samples: what only training asks of it does not bind here.
+        overrides.push(("rl.steps".into(), "0".into()));
         let mut config = Config::load(self.config.as_deref(), "model", &overrides)?;
-        let rollout = &mut config.rollout;
         if self.no_tool {
-            rollout.max_turns = 0;
+            config.rollout.max_turns = 0;
         }
-        // The built-in templates that offer Python do so in a dialect.
-        if matches!(rollout.prompt_template.as_str(), "default" | "hermes") {
-            rollout.prompt_template = match rollout.dialect {
-                _ if rollout.max_turns == 0 => "direct",
-                Dialect::Retool => "default",
-                Dialect::Hermes => "hermes",
-            }
-            .into();
-        }
+        config.rollout.prompt_template = config.rollout.template(true).to_owned();
         rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
         Ok(config)
     }

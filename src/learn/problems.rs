@@ -87,13 +87,13 @@ impl<'a> Problems<'a> {
         Ok(Self { chat, text, seed, prompts_per_step, num_generations, train, eval, asked: Vec::new() })
     }
 
-    /// Requests for `samples` answers to every held-out problem.
+    /// Requests for `samples` answers to every held-out problem, put as `chat` does.
     ///
     /// # Errors
     /// If a prompt cannot be made.
-    pub fn evaluation(&mut self, samples: usize) -> Result<Vec<Request>, Error> {
+    pub fn evaluation(&mut self, samples: usize, chat: &Chat) -> Result<Vec<Request>, Error> {
         self.asked = self.eval.iter().cloned().enumerate().collect();
-        self.ask(samples, derive(self.seed, EVALUATION))
+        self.ask(chat, samples, derive(self.seed, EVALUATION))
     }
 
     /// The held-out problems as lines of JSON that `toolsmith eval --data` reads.
@@ -101,9 +101,9 @@ impl<'a> Problems<'a> {
         self.eval.iter().map(|p| json!({"problem": p.text, "answer": p.answer.to_string()})).collect()
     }
 
-    fn ask(&self, samples: usize, seed: u64) -> Result<Vec<Request>, Error> {
+    fn ask(&self, chat: &Chat, samples: usize, seed: u64) -> Result<Vec<Request>, Error> {
         let one = |(n, problem): &(usize, Problem)| {
-            let prompt = self.chat.ids(self.text, &problem.text)?;
+            let prompt = chat.ids(self.text, &problem.text)?;
             Ok(Request { problem: *n, prompt, samples: 0..samples, seed })
         };
         self.asked.iter().map(one).collect()
@@ -118,7 +118,7 @@ impl ppo::Task for Problems<'_> {
             List::File(list) => list[shuffled(self.seed, n as u64, list.len())].clone(),
         };
         self.asked = (first..first + self.prompts_per_step).map(|n| (n, problem(n))).collect();
-        self.ask(self.num_generations, derive(self.seed, SAMPLES))
+        self.ask(self.chat, self.num_generations, derive(self.seed, SAMPLES))
     }
 
     fn reward(&self, trajectory: &Trajectory) -> (f64, bool) {

@@ -53,6 +53,8 @@ pub struct Inputs {
     model: ModelConfig,
     tokenizer: Tokenizer,
     chat: Chat,
+    /// For evaluation without the tool.
+    chat_without_tool: Chat,
     /// `None` for random weights, and for those of a checkpoint.
     weights: Option<Weights>,
 }
@@ -96,8 +98,9 @@ impl Inputs {
         tokenizer: Tokenizer,
         weights: Option<Weights>,
     ) -> Result<Self, Error> {
-        let chat = Chat::load(&config.rollout.prompt_template, &tokenizer)?;
-        Ok(Self { model, tokenizer, chat, weights })
+        let chat = |with_tools| Chat::load(config.rollout.template(with_tools), &tokenizer);
+        let (chat, chat_without_tool) = (chat(true)?, chat(false)?);
+        Ok(Self { model, tokenizer, chat, chat_without_tool, weights })
     }
 
     /// The policy's `config.json`.
@@ -144,7 +147,7 @@ pub fn train(
     surroundings: Surroundings,
 ) -> Result<Vec<Metrics>, Error> {
     let precision = config.model.dtype.into();
-    let Inputs { model, tokenizer, chat, weights } = inputs;
+    let Inputs { model, tokenizer, chat, chat_without_tool, weights } = inputs;
     tokenizer.save(&run.tokenizer())?;
     let mut problems = Problems::new(config, &chat, &tokenizer)?;
     run.write_held_out(&problems.held_out())?;
@@ -172,6 +175,7 @@ pub fn train(
         model: &model,
         tokenizer_dir: &tokenizer_dir,
         problems: &mut problems,
+        chats: [&chat_without_tool, &chat],
         sampler: &mut sampler,
         surroundings,
         evaluations,
@@ -197,6 +201,8 @@ struct Session<'a, 's, 'e> {
     model: &'a ModelConfig,
     tokenizer_dir: &'a Path,
     problems: &'a mut Problems<'s>,
+    /// For evaluation without the tool, and with it.
+    chats: [&'a Chat; 2],
     sampler: &'a mut Sampler<'s>,
     surroundings: Surroundings<'e>,
     evaluations: Vec<Metrics>,
@@ -388,7 +394,8 @@ impl Session<'_, '_, '_> {
     }
 
     fn evaluate(&mut self, policy: &TrainingState, with_tools: bool) -> Result<Metrics, Error> {
-        let requests = self.problems.evaluation(self.config.eval.samples)?;
+        let requests =
+            self.problems.evaluation(self.config.eval.samples, self.chats[usize::from(with_tools)])?;
         let rollout = crate::config::RolloutConfig {
             temperature: self.config.eval.temperature,
             ..self.config.rollout.clone()

@@ -23,7 +23,7 @@ pub use text::{Stream, Text};
 pub use tools::{ToolPool, ToolResult};
 pub use trajectory::{EndReason, Source, Token, ToolCall, Trajectory};
 
-use crate::config::RolloutConfig;
+use crate::config::{Dialect, RolloutConfig};
 use crate::rng::Rng;
 use dialect::{Found, Turn, Wrapper};
 use rayon::prelude::*;
@@ -71,6 +71,17 @@ pub enum Error {
 }
 
 impl RolloutConfig {
+    /// The prompt template in use: of the built-in ones that offer Python, the one that offers it in this dialect, or
+    /// the one that offers none where there is no tool.
+    pub fn template(&self, with_tools: bool) -> &str {
+        match (self.prompt_template.as_str(), self.dialect) {
+            ("default" | "hermes", _) if !with_tools || self.max_turns == 0 => "direct",
+            ("default" | "hermes", Dialect::Retool) => "default",
+            ("default" | "hermes", Dialect::Hermes) => "hermes",
+            (own, _) => own,
+        }
+    }
+
     /// Positions a sequence may have on a model that allows `model`.
     pub fn context(&self, model: usize) -> usize {
         let wanted = if self.max_context == 0 { DEFAULT_CONTEXT } else { self.max_context };

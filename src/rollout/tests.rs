@@ -67,6 +67,21 @@ fn by_source(t: &Trajectory, source: Source) -> String {
 }
 
 #[test]
+fn the_prompt_offers_what_there_is() {
+    let template = |name: &str, dialect, max_turns, tools| {
+        let config =
+            RolloutConfig { prompt_template: name.into(), dialect, max_turns, ..RolloutConfig::default() };
+        config.template(tools).to_owned()
+    };
+    assert_eq!(template("default", Dialect::Retool, 4, true), "default");
+    assert_eq!(template("default", Dialect::Hermes, 4, true), "hermes");
+    assert_eq!(template("hermes", Dialect::Retool, 4, true), "default");
+    assert_eq!(template("default", Dialect::Hermes, 4, false), "direct");
+    assert_eq!(template("default", Dialect::Retool, 0, true), "direct");
+    assert_eq!(template("mine.jinja", Dialect::Hermes, 0, false), "mine.jinja");
+}
+
+#[test]
 fn a_call_is_run_and_answered() {
     let turns = &["so <code>\n```python\nprint(6*7)\n```\n</code>", "it is \\boxed{42}"];
     let roomy = RolloutConfig { max_completion_length: 80, ..config() };

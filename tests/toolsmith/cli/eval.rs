@@ -128,6 +128,28 @@ fn refuses_to_mix_settings() {
     assert_eq!(fs::read(&out).unwrap(), before);
 }
 
+/// The configuration of a run says how it sampled; what training asks of sampling does not bind an evaluation.
+#[test]
+fn a_runs_configuration_can_be_evaluated_greedily() {
+    let s = Setting::new();
+    let config = s.out("config.toml");
+    fs::write(&config, "[rl]\nsteps = 5\n[eval]\ntemperature = 0.0\nsamples = 2\n").unwrap();
+    let config = config.to_str().unwrap();
+    assert_eq!(s.ok(&s.out("a.jsonl"), &["--config", config])["samples"], 6);
+    s.ok(&s.out("b.jsonl"), &["--config", config, "--temperature", "0"]);
+    assert_eq!(lines(&s.out("a.jsonl")), lines(&s.out("b.jsonl")));
+}
+
+#[test]
+fn leaves_a_file_of_something_else_alone() {
+    let s = Setting::new();
+    let notes = s.out("notes.txt");
+    fs::write(&notes, "no line break").unwrap();
+    refused(&s.eval(&notes, &[]), &["notes.txt", "--out"]);
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "no line break");
+    refused(&s.eval(&s.out("r.jsonl"), &["--limit", "0"]), &["--limit"]);
+}
+
 /// Samples depend on the seed alone, not on what they were computed with.
 #[test]
 fn the_same_whatever_runs_beside() {
