@@ -61,6 +61,11 @@ pub struct BadInput(pub String);
 #[error("interrupted{}", .0.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
 pub struct Interrupted(pub Option<String>);
 
+/// The program as it was started, for commands that it suggests: `cargo run` starts it by a path.
+fn program() -> String {
+    std::env::args().next().filter(|name| name.contains('/')).unwrap_or_else(|| "toolsmith".into())
+}
+
 /// Parses the arguments (the program's name first), runs the subcommand and prints its error, if any.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {

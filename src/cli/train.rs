@@ -9,7 +9,7 @@ use toolsmith_sandbox::Image;
 use super::flags::{Everything, Flags};
 use super::sandbox::workers;
 use super::table::table;
-use super::{BadInput, Interrupted, stop_on_ctrl_c};
+use super::{BadInput, Interrupted, program, stop_on_ctrl_c};
 use crate::config::{Config, ConfigError};
 use crate::learn::Error;
 use crate::learn::stages::{self, Event, Inputs, Surroundings};
@@ -81,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let evaluations = match stages::train(&config, inputs, &mut run, checkpoint.as_ref(), surroundings) {
         Ok(evaluations) => evaluations,
         Err(Error::Interrupted) => {
-            let hint = format!("`toolsmith train --resume {}` goes on", run.path().display());
+            let hint = format!("`{} train --resume {}` goes on", program(), run.path().display());
             return Err(Interrupted(Some(hint)).into());
         }
         Err(e) => return Err(e.into()),
@@ -213,11 +213,12 @@ fn summary(config: &Config, run: &RunDir, evaluations: &[Metrics], seconds: f64)
     }
     let n = evaluations.last().and_then(|m| m.get("eval/samples")).unwrap_or(0.0);
     let (path, model) = (run.path().display(), run.model());
-    let model = model.display();
+    let (model, program) = (model.display(), program());
     let like = format!("--config {path}/config.toml --model {model}");
     format!(
-        "\n{}{n} samples of held-out problems, seed {}, {:.0} s\n\nrun directory  {path}\nask it         toolsmith run {like} \"{}\"\nevaluate it    toolsmith eval {like} --data {}\n",
+        "\n{}{} of held-out problems, seed {}, {:.0} s\n\nrun directory  {path}\nask it         {program} run {like} \"{}\"\nevaluate it    {program} eval {like} --data {}\n",
         table(["", "accuracy", "with code", "code passes"], &rows),
+        if n == 1.0 { "1 sample".into() } else { format!("{n} samples") },
         config.run.seed,
         seconds,
         if config.data.train.is_empty() { "372*48-915" } else { "a problem" },
