@@ -32,16 +32,11 @@ impl Arithmetic {
     }
 }
 
-/// Characters an expression has at most: the width to which the `tiny` prompt template pads it.
-pub const EXPRESSION_WIDTH: usize = 13;
-/// Characters a value has at most, its sign included: the width in which it is printed.
-pub const VALUE_WIDTH: usize = 8;
-
 /// What the small policy's tokenizer has as single tokens besides characters and turns.
 ///
-/// Copying over a distance that varies is what a small transformer learns slowest. With merged words and fixed
-/// columns the distances from expression to code and from output to answer are constant.
-pub const TOKENS: [&str; 10] = [
+/// Copying over a distance that varies is what a small transformer learns slowest; merged words leave it little else
+/// to learn.
+pub const TOKENS: [&str; 8] = [
     "<code>",
     "</code>",
     "<interpreter>",
@@ -49,8 +44,6 @@ pub const TOKENS: [&str; 10] = [
     "<|assistant|>",
     "Compute ",
     "print(",
-    "print(f\"{",
-    ":8}\")",
     "\\boxed{",
 ];
 
@@ -81,13 +74,13 @@ fn held_out(text: &str) -> bool {
 ///
 /// `problem` must come from [`Arithmetic::problem`]: its text is a Python expression.
 pub fn completion(problem: &Problem, tool: bool) -> String {
-    let value = format!("{:>VALUE_WIDTH$}", problem.answer.to_string());
+    let value = problem.answer.to_string();
     let answer = format!("\\boxed{{{value}}}");
     if !tool {
         return answer;
     }
-    let code = format!("print(f\"{{{}:{VALUE_WIDTH}}}\")", problem.text);
-    format!("<code>{code}</code><interpreter>{value}</interpreter>{answer}")
+    let code = &problem.text;
+    format!("<code>print({code})</code><interpreter>{value}</interpreter>{answer}")
 }
 
 #[cfg(test)]
@@ -106,8 +99,7 @@ mod tests {
         assert_eq!(list.problem(123), problems[123]);
         for p in &problems {
             assert_eq!(Number::parse(&p.text).as_ref(), Some(&p.answer), "{}", p.text);
-            assert!(p.text.len() <= EXPRESSION_WIDTH && p.text.contains('*'), "{}", p.text);
-            assert!(p.answer.to_string().len() <= VALUE_WIDTH, "{}", p.text);
+            assert!(p.text.len() <= 13 && p.text.contains('*'), "{}", p.text);
         }
         assert!(problems.iter().any(|p| p.answer.to_string().starts_with('-')));
         assert_ne!(Arithmetic { seed: 6, held_out: false }.problem(0), problems[0]);
@@ -125,33 +117,31 @@ mod tests {
     #[test]
     fn traces_call_or_answer() {
         let p = Problem { text: "12*34+5".into(), answer: 413.into(), extra: Default::default() };
-        let answer = "\\boxed{     413}";
-        let call = "<code>print(f\"{12*34+5:8}\")</code><interpreter>     413</interpreter>";
+        let answer = "\\boxed{413}";
+        let call = "<code>print(12*34+5)</code><interpreter>413</interpreter>";
         assert_eq!(completion(&p, true), format!("{call}{answer}"));
         assert_eq!(completion(&p, false), answer);
         assert!(crate::task::answer::verify(&completion(&p, true), &p.answer));
     }
 
     #[test]
-    fn distances_are_constant_in_tokens() {
+    fn a_trace_is_characters_and_a_few_words() {
         let tokenizer = Tokenizer::digits(&TOKENS);
         let chat = Chat::load("tiny", &tokenizer).unwrap();
         let list = Arithmetic { seed: 1, held_out: false };
         for i in 0..50 {
             let p = list.problem(i);
             let prompt = chat.ids(&tokenizer, &p.text).unwrap();
-            assert_eq!(prompt.len(), 1 + EXPRESSION_WIDTH + 1, "{}", p.text);
+            assert_eq!(prompt.len(), 1 + p.text.len() + 2, "{}", p.text);
             let t = trace::tokens(&tokenizer, Dialect::Retool, &prompt, &completion(&p, true)).unwrap();
             let count = |source| t.iter().filter(|t| t.source == source).count();
-            assert_eq!((count(Source::Tool), count(Source::Template)), (VALUE_WIDTH, 2));
-            // <code> print(f"{ … :8}") </code>, then \boxed{ … } and the end of the turn.
-            assert_eq!(count(Source::Model), 4 + p.text.len() + 1 + VALUE_WIDTH + 2);
+            let digits = p.answer.to_string().len();
+            assert_eq!((count(Source::Tool), count(Source::Template)), (digits, 2));
+            // <code> print( … ) </code>, then \boxed{ … } and the end of the turn.
+            assert_eq!(count(Source::Model), 4 + p.text.len() + 1 + digits + 2);
             let ids: Vec<u32> = t.iter().map(|t| t.id).collect();
             let shown = tokenizer.decode(&ids);
-            assert_eq!(
-                shown,
-                format!("Compute {:13}<|assistant|>{}<|im_end|>", p.text, completion(&p, true))
-            );
+            assert_eq!(shown, format!("Compute {}.<|assistant|>{}<|im_end|>", p.text, completion(&p, true)));
         }
     }
 }
