@@ -96,6 +96,20 @@ impl<'a> Problems<'a> {
         self.ask(chat, samples, derive(self.seed, EVALUATION))
     }
 
+    /// Checks that sequences of `context` positions leave room to answer at least one held-out problem.
+    ///
+    /// # Errors
+    /// If they do not, or a prompt cannot be made.
+    pub fn check_context(&mut self, context: usize) -> Result<(), Error> {
+        let prompts = self.evaluation(1, self.chat)?;
+        match prompts.iter().map(|request| request.prompt.len()).min() {
+            Some(n) if n >= context => Err(Error::Unfit(format!(
+                "the shortest prompt has {n} tokens, and a sequence only {context} positions: see `rollout.max_context`"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The held-out problems as lines of JSON that `toolsmith eval --data` reads.
     pub fn held_out(&self) -> Vec<Value> {
         self.eval.iter().map(|p| json!({"problem": p.text, "answer": p.answer.to_string()})).collect()

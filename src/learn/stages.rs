@@ -74,7 +74,8 @@ impl Inputs {
             let weights = source.weights(config.model.dtype.into())?;
             Self::new(config, source.config, source.tokenizer, Some(weights))?
         };
-        Problems::new(config, &inputs.chat, &inputs.tokenizer)?;
+        Problems::new(config, &inputs.chat, &inputs.tokenizer)?
+            .check_context(config.rollout.context(inputs.model.max_position_embeddings))?;
         if config.sft.steps > 0 {
             Traces::new(config, &inputs.chat, &inputs.tokenizer)?;
         }

@@ -287,6 +287,14 @@ fn every_step_reports_what_users_look_for() {
 }
 
 #[test]
+fn a_context_without_room_for_an_answer_is_refused() {
+    let mut config = minuscule();
+    config.rollout.max_context = 4;
+    let error = Inputs::read(&config, Path::new("unused")).err().unwrap().to_string();
+    assert!(error.contains("`rollout.max_context`") && error.contains("4 positions"), "{error}");
+}
+
+#[test]
 fn truncated_completions_can_be_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = minuscule();
