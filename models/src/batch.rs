@@ -83,7 +83,7 @@ pub struct TrainBatch {
 pub enum Objective {
     /// Σ w·(−ℓ): masked cross-entropy. No columns.
     CrossEntropy,
-    /// Clipped policy loss of DESIGN section 6. Columns: old log-probabilities, advantages and, if
+    /// Clipped policy loss of PPO (arXiv 1707.06347, equation 7). Columns: old log-probabilities, advantages and, if
     /// `kl_coef` is not 0, reference log-probabilities.
     Policy(PolicyLoss),
     /// Clipped value loss. Columns: old values, returns. Only for a model with a value head.

@@ -70,6 +70,7 @@ pub struct ParamSpec {
 }
 
 impl ParamSpec {
+    /// A parameter of that name and shape.
     pub fn new(name: impl Into<String>, shape: &[usize]) -> ParamSpec {
         ParamSpec { name: name.into(), shape: shape.to_vec() }
     }

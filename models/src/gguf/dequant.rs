@@ -24,6 +24,7 @@ pub enum TensorType {
 use TensorType::*;
 
 impl TensorType {
+    /// All that can be read.
     pub const ALL: [TensorType; 11] = [F32, F16, Bf16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K];
 
     /// Its number in the file.
