@@ -113,6 +113,8 @@ impl Config {
             "rollout.temperature",
             "reinforcement learning needs samples; eval.temperature is the one for evaluation",
         )?;
+        require(self.sandbox.fuel > 0, "sandbox.fuel", "must be positive")?;
+        require(self.sandbox.wall_ms > 0, "sandbox.wall_ms", "must be positive")?;
         require(self.eval.temperature >= 0.0, "eval.temperature", "must be 0 or more")?;
         require(self.eval.samples > 0, "eval.samples", "must be positive")?;
         require((0.0..=1.0).contains(&self.sft.tool_share), "sft.tool_share", "is a share between 0 and 1")?;
