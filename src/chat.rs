@@ -240,8 +240,7 @@ mod tests {
             );
         }
         let chat = Chat::new("tiny", ModelFormat::default()).unwrap();
-        assert_eq!(chat.prompt("12*34+56").unwrap(), "Compute 12*34+56     <|assistant|>");
-        assert_eq!(chat.prompt("1234567*1234567").unwrap(), "Compute 1234567*1234567<|assistant|>");
+        assert_eq!(chat.prompt("12*34+56").unwrap(), "Compute 12*34+56.<|assistant|>");
         assert_eq!(Chat::new("plain", ModelFormat::default()).unwrap().prompt(" x\n y").unwrap(), " x\n y");
     }
 
