@@ -212,7 +212,9 @@ fn training_on_what_cannot_be_used_writes_nothing() {
     refused(&train(&["--rl.steps", "many"]), &["rl.steps", "many"]);
     refused(&train(&["--rollout.top_p", "7"]), &["rollout.top_p", "at most 1"]);
 
-    let output = train(&[]);
+    refused(&train(&[]), &["128 positions", "rollout.max_context"]);
+
+    let output = train(&["--prompt_template", "plain"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.lines().last().unwrap().contains("pip download"), "no network: {stderr}");
