@@ -1,5 +1,6 @@
 //! Any model this crate reads, as a Hugging Face directory in bf16; and a model named by a path, whatever it is.
 
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -128,9 +129,18 @@ fn converted(path: &Path, cache: &Path) -> Result<PathBuf> {
     key.update(&map[map.len() - edge..]);
     let key: String = key.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect();
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let dir = cache.join("converted").join(format!("{name}-{key}"));
+    let folder = cache.join("converted");
+    let dir = folder.join(format!("{name}-{key}"));
     if !dir.exists() {
-        convert_gguf(path, &dir)?;
+        // One of those that open it at once converts; the others find the directory when their turn comes.
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let lock = folder.join(format!("{name}-{key}.lock"));
+        let held =
+            File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(Error::io(&lock))?;
+        if !dir.exists() {
+            convert_gguf(path, &dir)?;
+        }
+        drop(held);
     }
     Ok(dir)
 }

@@ -170,6 +170,21 @@ fn converted(draft: &Draft) -> (ModelConfig, Weights, ModelSource) {
 }
 
 #[test]
+fn opened_by_many_at_once_it_is_converted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = draft("qwen3").save(dir.path());
+    let open = || ModelSource::open(&path, dir.path()).unwrap().dir;
+    for _ in 0..20 {
+        let dirs: Vec<PathBuf> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..8).map(|_| s.spawn(open)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(dirs.iter().all(|d| d == &dirs[0] && d.join("model.safetensors").exists()));
+        std::fs::remove_dir_all(&dirs[0]).unwrap();
+    }
+}
+
+#[test]
 fn llama_rows_come_back_to_hugging_face_order() {
     let mut d = draft("llama");
     for (name, n) in [("q", 8), ("k", 4), ("v", 4), ("output", 8)] {
