@@ -82,6 +82,30 @@ pub fn linear_dx_scratch(d: Dims, bf16_weights: bool) -> usize {
     }
 }
 
+/// The product of [`linear_dx`]: `dy[t, n]` by the transposed weight `wt[k, n]`, whose rows lie `ld` apart.
+fn dx_product<'a, E>(
+    dy: &[E],
+    wt: &[E],
+    ld: usize,
+    dx: &'a Parts<'a, f32>,
+    acc: bool,
+    Dims { t, n, k }: Dims,
+) -> Nt<'a, E> {
+    Nt {
+        a: Shared(dy.as_ptr()),
+        lda: n,
+        w: Shared(wt.as_ptr()),
+        ldw: ld,
+        c: dx,
+        ldc: k,
+        m: t,
+        n: k,
+        k: n,
+        acc,
+        bias: None,
+    }
+}
+
 /// `dx[t, k] (=, or += if acc) dy[t, n] · w[n, k]`.
 pub fn linear_dx(dy: &[f32], w: Mat, dx: &mut [f32], acc: bool, d: Dims, scratch: &mut Scratch) {
     let Dims { t, n, k } = d;
@@ -97,21 +121,7 @@ pub fn linear_dx(dy: &[f32], w: Mat, dx: &mut [f32], acc: bool, d: Dims, scratch
             let wt = scratch.take::<f32>(k * ld);
             transpose(w, n, k, wt, ld);
             // SAFETY: lengths checked above.
-            unsafe {
-                nt(Nt {
-                    a: Shared(dy.as_ptr()),
-                    lda: n,
-                    w: Shared(wt.as_ptr()),
-                    ldw: ld,
-                    c: &dx,
-                    ldc: k,
-                    m: t,
-                    n: k,
-                    k: n,
-                    acc,
-                    bias: None,
-                })
-            }
+            unsafe { nt(dx_product(dy, wt, ld, &dx, acc, d)) }
         }
         Mat::Bf16(w) => {
             let ld = stride::<bf16>(n);
@@ -120,21 +130,7 @@ pub fn linear_dx(dy: &[f32], w: Mat, dx: &mut [f32], acc: bool, d: Dims, scratch
             let rounded = scratch.take::<bf16>(t * n);
             convert(dy, rounded);
             // SAFETY: lengths checked above.
-            unsafe {
-                nt(Nt {
-                    a: Shared(rounded.as_ptr()),
-                    lda: n,
-                    w: Shared(wt.as_ptr()),
-                    ldw: ld,
-                    c: &dx,
-                    ldc: k,
-                    m: t,
-                    n: k,
-                    k: n,
-                    acc,
-                    bias: None,
-                })
-            }
+            unsafe { nt(dx_product(rounded, wt, ld, &dx, acc, d)) }
         }
     }
 }
