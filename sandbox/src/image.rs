@@ -16,6 +16,7 @@ use wasmer::{Engine, Module};
 use crate::descriptor::{Descriptor, MATH};
 use crate::fetch::{self, Source, hex};
 use crate::host::Archive;
+use crate::memory::Original;
 use crate::vm::Registers;
 use crate::{SandboxError, engine, slim, snapshot};
 
@@ -84,7 +85,7 @@ pub struct Image {
 pub(crate) struct Loaded {
     pub code: (Engine, Module),
     pub archive: Archive,
-    pub memory: Arc<File>,
+    pub memory: Arc<Original>,
 }
 
 impl Image {
@@ -210,7 +211,7 @@ fn load(folder: &Path) -> Result<Loaded, SandboxError> {
     // folder's key names this CPU's features.
     let code = unsafe { engine::load(&folder.join(CODE))? };
     let memory = folder.join(MEMORY);
-    let memory = File::open(&memory).map_err(SandboxError::io(&memory))?;
+    let memory = File::open(&memory).and_then(Original::new).map_err(SandboxError::io(&memory))?;
     Ok(Loaded { code, archive: archive(folder)?, memory: Arc::new(memory) })
 }
 

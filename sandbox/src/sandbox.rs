@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use wasmer::RuntimeError;
 use wasmer_types::TrapCode;
 
@@ -46,6 +47,16 @@ impl Sandbox {
     /// Drops the interpreter; the next call makes a new one.
     pub(crate) fn discard(&mut self) {
         self.vm = None;
+    }
+
+    /// A digest of all that the next call starts from: memory, globals, and what the host keeps.
+    #[doc(hidden)]
+    pub fn digest(&mut self) -> Result<[u8; 32], SandboxError> {
+        let vm = self.ready()?;
+        let mut hash = Sha256::new();
+        hash.update(vm.memory());
+        hash.update(serde_json::to_vec(&vm.registers()).expect("plain data"));
+        Ok(hash.finalize().into())
     }
 
     fn ready(&mut self) -> Result<&mut Vm, SandboxError> {

@@ -1,6 +1,5 @@
 //! One instance of the image: calling it, and bringing it back to where its snapshot was taken.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use wasmer::{
 use crate::SandboxError;
 use crate::engine::{FUEL, GLOBAL};
 use crate::host::{Archive, Host, State, imports};
-use crate::memory::{Plan, Slot, with_plan};
+use crate::memory::{Original, Plan, Resident, Slot, with_plan};
 
 /// What the instance's imports see.
 pub(crate) struct World {
@@ -35,6 +34,7 @@ pub(crate) struct Vm {
     instance: Instance,
     world: FunctionEnv<World>,
     slot: Arc<Slot>,
+    resident: Resident,
     fuel: Global,
     globals: Vec<Global>,
     alloc: TypedFunction<i32, i32>,
@@ -47,7 +47,7 @@ impl Vm {
         engine: &wasmer::Engine,
         module: &Module,
         archive: Archive,
-        snapshot: Option<(Arc<File>, &Registers)>,
+        snapshot: Option<(Arc<Original>, &Registers)>,
         max_pages: usize,
     ) -> Result<Vm, SandboxError> {
         let failed = |e: &dyn std::fmt::Display| SandboxError::engine("start", e);
@@ -55,7 +55,7 @@ impl Vm {
         let world = World { host: Host::new(archive), memory: None };
         let world = FunctionEnv::new(&mut store, world);
         let imports = imports(&mut store, &world);
-        let plan = Plan { snapshot: snapshot.as_ref().map(|(f, r)| (f.clone(), r.pages)), max_pages };
+        let plan = Plan { snapshot: snapshot.as_ref().map(|(original, _)| original.clone()), max_pages };
         let (instance, slot) =
             with_plan(plan, || Instance::new(&mut store, module, &imports).map_err(|e| failed(&e)))?;
         let slot = slot.ok_or_else(|| failed(&"it has no memory of its own"))?;
@@ -74,7 +74,8 @@ impl Vm {
         let alloc = alloc.map_err(|e| failed(&e))?;
         let turn = instance.exports.get_typed_function(&store, "turn");
         let turn = turn.map_err(|e| failed(&e))?;
-        let mut vm = Vm { store, instance, world, slot, fuel, globals, alloc, turn };
+        let resident = Resident::default();
+        let mut vm = Vm { store, instance, world, slot, resident, fuel, globals, alloc, turn };
         if let Some((_, registers)) = snapshot {
             vm.restore(registers)?;
         }
@@ -134,18 +135,15 @@ impl Vm {
         }
     }
 
-    /// The memory in use.
-    pub fn memory(&self) -> Vec<u8> {
-        let memory = self.world.as_ref(&self.store).memory.clone();
-        let memory = memory.expect("set in `new`");
-        let bytes = memory.view(&self.store).copy_to_vec();
-        bytes.expect("a memory reads its own length")
+    /// The memory in use. Only between calls.
+    pub fn memory(&self) -> &[u8] {
+        self.slot.bytes()
     }
 
     /// Back to the snapshot: memory, globals, host. Exact, because the image changes nothing else (`engine::Meter` refuses
     /// code that would).
     pub fn reset(&mut self, registers: &Registers) -> Result<(), SandboxError> {
-        let reset = self.slot.reset();
+        let reset = self.slot.reset(&mut self.resident);
         reset.map_err(|e| SandboxError::engine("reset", e))?;
         self.restore(registers)
     }

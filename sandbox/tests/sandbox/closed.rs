@@ -141,3 +141,31 @@ fn what_the_image_lacks_is_not_found() {
     assert!(o.ok(), "{o:?}");
     assert!(!o.stdout.contains("SystemError"), "{}", o.stdout);
 }
+
+/// Pages that stay resident between calls and pages that are dropped alike.
+#[test]
+fn a_reset_gives_back_the_very_memory() {
+    let mut s = sandbox(&Limits::default());
+    let clean = s.digest().unwrap();
+    let sympy =
+        "from sympy import *\nx = symbols('x')\nprint(solve(x**4 - 5*x**2 + 4, x), integrate(sin(x)**3, x))";
+    for source in [
+        "1",
+        sympy,
+        "x = bytearray(b'x' * (60 << 20))",
+        "2",
+        sympy,
+        "import numpy as np\na = np.full((3000, 300), 7.0)\na @ a.T",
+        "import gc\nfor o in gc.get_objects():\n    try: o.touched = 1\n    except Exception: pass",
+        "1 / 0",
+        "import os\nos._exit(3)",
+        "3",
+    ] {
+        s.run(source);
+        assert_eq!(s.digest().unwrap(), clean, "after {source}");
+    }
+    for _ in 0..80 {
+        s.run("print(1)");
+    }
+    assert_eq!(s.digest().unwrap(), clean, "after pages were dropped again");
+}
