@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| toolsmith_sandbox::host::exercise(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| toolsmith_sandbox::exercise(data));

@@ -20,6 +20,12 @@ impl Capture {
         self.total
     }
 
+    /// Bytes held, at most one and a half times the limit.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn kept(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
     pub fn push(&mut self, mut bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let room = (self.limit / 2).saturating_sub(self.head.len());

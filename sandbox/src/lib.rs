@@ -24,8 +24,7 @@ mod descriptor;
 mod engine;
 mod error;
 mod fetch;
-#[doc(hidden)]
-pub mod host;
+mod host;
 mod image;
 mod limits;
 mod memory;
@@ -40,6 +39,9 @@ mod watchdog;
 
 pub use error::SandboxError;
 pub use fetch::Source;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use host::exercise;
 pub use image::{Image, ImageStatus, Progress, Stage};
 pub use limits::{Limit, Limits};
 pub use outcome::{Outcome, PythonError};

@@ -2,62 +2,143 @@
 
 use std::sync::Arc;
 
-use super::{Archive, Guest, Host};
+use arbitrary::{Result, Unstructured};
 
-/// Reads calls and their arguments from `data` and makes them on a host with 64 KiB of guest memory that holds `data` too.
+use super::bind::dispatch;
+use super::{Archive, FIRST_FREE_FD, Fd, Guest, Host, LIB_FD, MAX_FD, REPORT, State};
+
+const MEMORY: usize = 65536;
+/// Bytes kept of each stream.
+const LIMIT: usize = 100;
+/// Where the guest's memory holds what calls take by address, so that they reach further than their first check.
+const PATHS: u32 = 0x1000;
+const BUFFERS: u32 = 0x2000;
+const POLLS: u32 = 0x3000;
+const PATH: u32 = 64;
+const NAMES: [&str; 8] =
+    ["python.zip", "./python.zip", "a/../python.zip", "..", "/python.zip", "", "nothing", "python.zip/x"];
+
+/// Makes the calls that `data` describes on a host with 64 KiB of guest memory, one program after another.
 ///
 /// # Panics
-/// Where the host has a bug: by its own panic, or by keeping more output than it may.
+/// Where the host has a bug: by its own panic, by keeping more output or descriptors than it may, by a clock that runs
+/// backwards, or by touching memory that it was not given.
 pub fn exercise(data: &[u8]) {
-    const LIMIT: usize = 100;
-    let mut memory = vec![0u8; 65536];
-    for (at, byte) in memory.iter_mut().zip(data.iter().cycle()) {
-        *at = *byte;
+    let mut memory = vec![0u8; MEMORY];
+    plant(&mut memory);
+    let archive: Vec<u8> = (0..1000u32).map(|i| (i % 251) as u8).collect();
+    let mut host = Host::new(Archive { name: NAMES[0].into(), data: Arc::new(archive) });
+    let snapshot = host.state.clone();
+    host.begin(b"print(1)".to_vec(), LIMIT);
+    let mut input = Unstructured::new(data);
+    while !input.is_empty() {
+        let before = host.state.clone();
+        // Input that ends in the middle of a step ends the run.
+        if step(&mut input, &mut host, &mut memory).is_err() {
+            break;
+        }
+        check(&host, &before);
     }
-    let mut host = Host::new(Archive { name: "python.zip".into(), data: Arc::new(data.to_vec()) });
-    host.begin(data.to_vec(), LIMIT);
-    let mut input = data.iter().copied();
-    while let Some(call) = input.next() {
-        let mut byte = || input.next().unwrap_or(0);
-        // One byte in eight chooses a whole 32-bit value, the others a small one: both ends of memory are met often.
-        let mut word = || match byte() {
-            b @ 0..0xE0 => u32::from(b) * 0x49,
-            _ => u32::from_le_bytes([byte(), byte(), byte(), byte()]),
-        };
-        let (a, b, c, d) = (word(), word(), word(), word());
-        let (fd, list, wide) = (a % 9, (b, c % 20), u64::from(c) << 32 | u64::from(d));
-        let g = &mut Guest(&mut memory);
-        let _ = match call % 22 {
-            0 => host.args_get(g, a, b),
-            1 => host.args_sizes_get(g, a, b),
-            2 => host.environ_get(g, a, b),
-            3 => host.environ_sizes_get(g, a, b),
-            4 => host.clock_res_get(g, fd, b),
-            5 => host.clock_time_get(g, fd, b),
-            6 => host.fd_close(fd),
-            7 => host.fd_fdstat_get(g, fd, b),
-            8 => host.fd_filestat_get(g, fd, b),
-            9 => host.fd_prestat_get(g, fd, b),
-            10 => host.fd_prestat_dir_name(g, fd, b, c),
-            11 => host.fd_pread(g, fd, list, wide, d),
-            12 => host.fd_read(g, fd, list, d),
-            13 => host.fd_write(g, fd, list, d),
-            14 => host.fd_seek(g, fd, wide as i64, a % 5, b),
-            15 => host.fd_tell(g, fd, b),
-            16 => host.fd_readdir(g, fd, b),
-            17 => host.path_filestat_get(g, fd, (b, c), d),
-            18 => host.path_open(g, fd, (b, c), d, a),
-            19 => host.path_readlink(g, fd, (b, c)),
-            20 => host.poll_oneoff(g, a, b, c % 40, d),
-            _ => host.random_get(g, a, b),
-        };
-        for stream in [&host.out, &host.err] {
-            let (text, cut) = stream.finish();
-            assert!(cut > 0 || stream.total() <= LIMIT as u64);
-            // A byte that is not UTF-8 becomes a character of three.
-            assert!(text.len() <= 3 * LIMIT + 64);
+    for stream in [&host.out, &host.err] {
+        let (text, cut) = stream.finish();
+        assert!(cut > 0 || stream.total() <= LIMIT as u64);
+        // A byte that is not UTF-8 becomes a character of three.
+        assert!(text.len() <= 3 * LIMIT + 64);
+    }
+    host.state = snapshot.clone();
+    host.begin(Vec::new(), LIMIT);
+    assert_eq!((&host.state, host.out.total(), host.report.fields.len()), (&snapshot, 0, 0));
+}
+
+/// One step: a call, mostly; else the guest writes to its memory, or the next program begins.
+fn step(input: &mut Unstructured, host: &mut Host, memory: &mut [u8]) -> Result<()> {
+    match input.int_in_range(0..=15u8)? {
+        0 => {
+            let at = input.int_in_range(0..=MEMORY - 64)?;
+            let bytes = input.bytes(input.len().min(usize::from(at as u8 % 64)))?;
+            memory[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        1 => plant(memory),
+        2 => {
+            let len = input.int_in_range(0..=200)?;
+            host.begin(vec![b'x'; len], input.int_in_range(0..=LIMIT)?);
+        }
+        _ => {
+            let index = input.arbitrary::<u8>()?.into();
+            let mut left = Ok(());
+            let word = || {
+                word(input).unwrap_or_else(|e| {
+                    left = Err(e);
+                    0
+                })
+            };
+            let _ = dispatch(host, &mut Guest(memory), index, word);
+            left?;
         }
     }
+    Ok(())
+}
+
+/// An argument: a small number, the address of something planted, one near the end of memory, or anything.
+fn word(input: &mut Unstructured) -> Result<u64> {
+    let small = |input: &mut Unstructured, most: u32| input.int_in_range(0..=most).map(u64::from);
+    Ok(match input.int_in_range(0..=9u8)? {
+        0..=2 => small(input, 8)?,
+        3 => small(input, 70)?,
+        4 => u64::from(PATHS) + u64::from(PATH) * small(input, NAMES.len() as u32 - 1)?,
+        5 => u64::from(BUFFERS) + 8 * small(input, 12)?,
+        6 => u64::from(POLLS) + 48 * small(input, 4)?,
+        7 => MEMORY as u64 - small(input, 300)?,
+        8 => input.arbitrary::<u32>()?.into(),
+        _ => input.arbitrary()?,
+    })
+}
+
+/// Writes paths, lists of buffers and subscriptions to where [`word`] finds them.
+fn plant(memory: &mut [u8]) {
+    let g = &mut Guest(memory);
+    for (i, name) in (0..).zip(NAMES) {
+        g.put(PATHS + i * PATH, name.as_bytes()).expect("inside memory");
+    }
+    let end = MEMORY as u32;
+    let buffers = [(0x4000, 16), (0x4100, 0), (0x4200, 2000), (end - 8, 8), (0x4000, 1), (end, 0), (0, end)];
+    let hostile = [(end - 4, 8), (u32::MAX, 1), (0, u32::MAX), (u32::MAX, u32::MAX)];
+    for (i, (at, len)) in (0..).zip(buffers.into_iter().chain(hostile)) {
+        g.put_u32(BUFFERS + 8 * i, at).expect("inside memory");
+        g.put_u32(BUFFERS + 8 * i + 4, len).expect("inside memory");
+    }
+    for (i, (kind, clock, absolute, time)) in (0..).zip([
+        (0u8, 0u32, 0u8, 5u64),
+        (0, 1, 1, 1 << 62),
+        (0, 0, 1, u64::MAX),
+        (1, 0, 0, 0),
+        (2, 0, 0, 0),
+    ]) {
+        let mut sub = [0u8; 48];
+        (sub[0], sub[8], sub[40]) = (i as u8, kind, absolute);
+        sub[16..20].copy_from_slice(&clock.to_le_bytes());
+        sub[24..32].copy_from_slice(&time.to_le_bytes());
+        g.put(POLLS + 48 * i, &sub).expect("inside memory");
+    }
+}
+
+/// What holds after every step that began with `before`.
+fn check(host: &Host, before: &State) {
+    let state = &host.state;
+    assert!(state.clock >= before.clock && state.random != 0 && host.stdin_pos <= host.stdin.len());
+    assert!(state.fds.len() <= MAX_FD as usize && state.fds.keys().all(|fd| *fd < MAX_FD), "{state:?}");
+    for fd in [REPORT, LIB_FD] {
+        assert_eq!(state.fds.get(&fd), before.fds.get(&fd));
+    }
+    for (fd, kind) in &state.fds {
+        match *fd < FIRST_FREE_FD {
+            true => assert_eq!(before.fds.get(fd), Some(kind)),
+            false => assert!(matches!(kind, Fd::Archive { .. } | Fd::Lib), "{state:?}"),
+        }
+    }
+    let fields = host.report.fields.values();
+    assert!(fields.len() <= 5);
+    assert!([&host.out, &host.err].into_iter().chain(fields).all(|c| c.kept() <= 2 * LIMIT));
 }
 
 #[cfg(test)]
@@ -65,7 +146,7 @@ mod tests {
     #[test]
     fn arbitrary_calls_do_no_harm() {
         let mut x = 1u64;
-        for len in (0..4000).step_by(3) {
+        for len in (0..6000).step_by(3) {
             let mut data = Vec::with_capacity(len);
             for _ in 0..len {
                 x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

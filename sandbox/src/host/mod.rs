@@ -5,6 +5,7 @@
 //! Absent on purpose: writing files, listing folders, sockets, sleeping (the clock jumps), the embedder's environment.
 
 mod bind;
+#[cfg(any(test, feature = "fuzz"))]
 mod exercise;
 mod guest;
 
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use bind::imports;
+#[cfg(feature = "fuzz")]
 pub use exercise::exercise;
-pub use guest::{Errno, Guest, Result};
+use guest::{Errno, Guest, Result};
 
 use crate::capture::Capture;
 
