@@ -187,6 +187,11 @@ impl Image {
         &self.folder
     }
 
+    /// What tells it from other images.
+    pub(crate) fn name(&self) -> &str {
+        self.folder.file_name().and_then(|n| n.to_str()).unwrap_or_default()
+    }
+
     pub(crate) fn registers(&self) -> &Registers {
         &self.registers
     }

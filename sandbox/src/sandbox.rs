@@ -11,7 +11,7 @@ use crate::memory::PAGE;
 use crate::snapshot::RUN;
 use crate::vm::Vm;
 use crate::watchdog::Watch;
-use crate::{Image, Limit, Limits, Outcome, PythonError, SandboxError};
+use crate::{Image, Limit, Limits, Outcome, PythonError, SandboxError, Session};
 
 /// Calls after which an instance is made anew, because wasmer keeps every exception object thrown until its store goes
 /// (wasmerio/wasmer#5718).
@@ -77,31 +77,63 @@ impl Sandbox {
 
     /// Runs a program to its end or to a limit. Nothing of it is left afterwards.
     pub fn run(&mut self, source: &str) -> Outcome {
+        self.call(source, None)
+    }
+
+    /// A trajectory's own interpreter, for [`run_in`](Sandbox::run_in).
+    pub fn session(&self) -> Session {
+        Session::default()
+    }
+
+    /// Runs the next block of a session, which goes on where its last block ended. A block that is cut off, by a limit or by
+    /// an end of the interpreter, leaves the session as it was before. Any sandbox of the same image will do.
+    pub fn run_in(&mut self, session: &mut Session, source: &str) -> Outcome {
+        self.call(source, Some(session))
+    }
+
+    fn call(&mut self, source: &str, mut session: Option<&mut Session>) -> Outcome {
         let started = Instant::now();
-        let (limits, watch) = (self.limits.clone(), self.watch.clone());
+        let (image, limits, watch) = (self.image.clone(), self.limits.clone(), self.watch.clone());
         let vm = match self.ready() {
             Ok(vm) => vm,
             Err(e) => return Outcome::crashed(e.to_string()),
         };
-        let mode = if limits.traceback { "traceback" } else { "" };
-        let request = format!("{mode}\n{source}").into_bytes();
+        if let Some(session) = &session {
+            match session.delta() {
+                Err(e) => return Outcome::crashed(format!("the session cannot be read: {e}")),
+                Ok(Some(delta)) if delta.head.image != image.name() || !vm.resume(&delta) => {
+                    self.vm = None;
+                    return Outcome::crashed(match delta.head.image == image.name() {
+                        true => "the session needs more memory than memory_mb allows",
+                        false => "the session is of another image",
+                    });
+                }
+                Ok(_) => {}
+            }
+        }
+        let block = session.as_ref().map_or(0, |s| s.blocks().saturating_add(1));
+        let trace = if limits.traceback { "traceback" } else { "last" };
+        let request = format!("{trace} {block}\n{source}").into_bytes();
         vm.host().begin(request, limits.output_bytes);
         vm.set_fuel(limits.fuel);
         watch.begin(started + Duration::from_millis(limits.wall_ms), vm.interrupter());
         let ended = vm.turn(RUN);
         let interrupted = watch.end();
         let broken = ended.is_err() || interrupted;
+        if let Some(session) = &mut session {
+            session.advance((!broken).then(|| vm.park(image.name())));
+        }
         let mut outcome = outcome(vm, ended, interrupted, &limits);
-        outcome.wall_s = started.elapsed().as_secs_f64();
         self.calls += 1;
         // After a trap the instance may hold on to anything; a late interrupt could still hit its next call.
         if broken || self.calls >= CALLS {
             self.vm = None;
         } else if let Some(vm) = &mut self.vm
-            && vm.reset(self.image.registers()).is_err()
+            && vm.reset(image.registers()).is_err()
         {
             self.vm = None;
         }
+        outcome.wall_s = started.elapsed().as_secs_f64();
         outcome
     }
 }

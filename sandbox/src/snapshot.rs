@@ -47,7 +47,7 @@ pub(crate) fn take(
         let total = (rounds * programs.len() + 4) as f32;
         progress(Progress::new(Stage::Snapshot, Some(step / total)));
         step += 1.0;
-        let stdin = program.map(|p| format!("\n{p}").into_bytes());
+        let stdin = program.map(|p| format!("last 0\n{p}").into_bytes());
         vm.host().begin(stdin.unwrap_or_default(), OUTPUT);
         vm.set_fuel(i64::MAX as u64);
         let status = vm.turn(code);

@@ -11,7 +11,8 @@ use wasmer::{
 use crate::SandboxError;
 use crate::engine::{FUEL, GLOBAL};
 use crate::host::{Archive, Host, State, imports};
-use crate::memory::{Original, Plan, Resident, Slot, with_plan};
+use crate::memory::{Original, Plan, Resident, Slot, page_size, with_plan};
+use crate::session::{Delta, Head};
 
 /// What the instance's imports see.
 pub(crate) struct World {
@@ -146,6 +147,21 @@ impl Vm {
         let reset = self.slot.reset(&mut self.resident);
         reset.map_err(|e| SandboxError::engine("reset", e))?;
         self.restore(registers)
+    }
+
+    /// What this interpreter has become since the snapshot of `image`. Only between calls.
+    pub fn park(&mut self, image: &str) -> Delta {
+        let (pages, bytes) = self.slot.delta(&mut self.resident);
+        let head = Head { image: image.into(), page: page_size() as u32, registers: self.registers() };
+        Delta { head, pages, bytes }
+    }
+
+    /// Makes an interpreter that is as its snapshot into what [`park`](Vm::park) gave; False where `delta` does not fit it. It
+    /// must then be reset.
+    pub fn resume(&mut self, delta: &Delta) -> bool {
+        delta.head.page as usize == page_size()
+            && self.slot.apply(delta.head.registers.pages, &delta.pages, &delta.bytes)
+            && self.restore(&delta.head.registers).is_ok()
     }
 
     fn restore(&mut self, registers: &Registers) -> Result<(), SandboxError> {

@@ -203,6 +203,41 @@ impl Slot {
         self.restore(&original.bytes, resident)
     }
 
+    /// The pages that differ from the snapshot (beyond its end: from zeros), ascending, and their bytes. Only between calls.
+    pub fn delta(&self, resident: &mut Resident) -> (Vec<u32>, Vec<u8>) {
+        let original = self.plan.snapshot.as_ref().expect("only a snapshot's memory is parked");
+        let page = page_size();
+        let mine = self.bytes();
+        let zeros = vec![0; page];
+        resident.private.clear();
+        if !private_pages(self.base.as_ptr() as usize, mine.len(), &mut resident.private) {
+            resident.private.push(0..(mine.len() / page) as u32);
+        }
+        let (mut pages, mut bytes) = (Vec::new(), Vec::new());
+        for n in resident.private.iter().cloned().flatten() {
+            let at = n as usize * page..(n as usize + 1) * page;
+            if mine[at.clone()] != *original.bytes.get(at.clone()).unwrap_or(&zeros) {
+                pages.push(n);
+                bytes.extend_from_slice(&mine[at]);
+            }
+        }
+        pages.shrink_to_fit();
+        bytes.shrink_to_fit();
+        (pages, bytes)
+    }
+
+    /// Puts what [`delta`](Slot::delta) gave over the snapshot, in a memory of `length` wasm pages. False where that is more than
+    /// the cap, or `pages` and `bytes` do not fit.
+    pub fn apply(&self, length: usize, pages: &[u32], bytes: &[u8]) -> bool {
+        let page = page_size();
+        let grown = length.checked_sub(self.pages()).is_some_and(|more| self.grow(more).is_some());
+        let mine = if grown { self.bytes_mut() } else { return false };
+        pages.iter().zip(bytes.chunks_exact(page)).all(|(n, bytes)| {
+            let to = mine.get_mut(*n as usize * page..(*n as usize + 1) * page);
+            to.map(|to| to.copy_from_slice(bytes)).is_some()
+        })
+    }
+
     fn restore(&self, original: &[u8], resident: &mut Resident) -> io::Result<()> {
         let page = page_size();
         let Resident { life, private, drop } = resident;

@@ -16,12 +16,15 @@ def _install():
     import types
 
     FILE = "main.py"
+    # The file that a session's block counts as, so that its functions are told from a later block's.
+    BLOCK = "block %d"
     REPORT = 3
     ONLY_AST = ast.PyCF_ONLY_AST
     Expr, Expression = ast.Expr, ast.Expression
     read, write, fstat = posix.read, posix.write, posix.fstat
     compile_, exec_, eval_, type_, str_, repr_ = compile, exec, eval, type, str, repr
     is_, int_, max_, getattr_ = isinstance, int, max, getattr
+    len_, bytearray_ = len, bytearray
     Base, Exit, Memory = BaseException, SystemExit, MemoryError
     format_exception = traceback.format_exception
     cache = linecache.cache
@@ -32,7 +35,6 @@ def _install():
     main = types.ModuleType("__main__")
     main.__builtins__ = builtins
     originals = [(m.__dict__, dict(m.__dict__)) for m in (builtins, sys)]
-    sys.modules["__main__"] = main
     space = main.__dict__
     # Given back before an error is looked at: where memory ran out, the report needs some.
     reserve = [bytearray(1 << 20)]
@@ -56,32 +58,33 @@ def _install():
     def send(tag, words):
         write(REPORT, tag + words.encode("utf-8", "backslashreplace"))
 
-    def line_of(error):
-        if is_(error, SyntaxError) and error.filename == FILE:
+    def line_of(error, file):
+        if is_(error, SyntaxError) and error.filename == file:
             return error.lineno
         line, tb = None, error.__traceback__
         while tb is not None:
-            if tb.tb_frame.f_code.co_filename == FILE:
+            if tb.tb_frame.f_code.co_filename == file:
                 line = tb.tb_lineno
             tb = tb.tb_next
         return line
 
-    def report(error, source, whole):
+    def report(error, file, source, whole):
         reserve.clear()
         kind = type_(error)
         name = kind.__qualname__
         if kind.__module__ not in ("builtins", "__main__"):
             name = f"{kind.__module__}.{name}"
         message = text(str_, error)
-        line = line_of(error)
+        line = line_of(error, file)
         trace = f"{name}: {message}" if message else name
         if is_(error, Memory):
             error.__traceback__ = error.__context__ = error.__cause__ = None
-            space.clear()
+            if file == FILE:
+                space.clear()
         elif whole:
-            cache[FILE] = (len(source), None, source.splitlines(True), FILE)
+            cache[file] = (len(source), None, source.splitlines(True), file)
             tb = error.__traceback__
-            while tb is not None and tb.tb_frame.f_code.co_filename != FILE:
+            while tb is not None and tb.tb_frame.f_code.co_filename != file:
                 tb = tb.tb_next
             try:
                 trace = "".join(format_exception(kind, error, tb)).rstrip("\n")
@@ -103,20 +106,26 @@ def _install():
         reserve[:] = [bytearray(1 << 20)]
 
     def run():
-        flags, source, error, value = b"", "", None, None
+        trace, source, error, value, file = b"", "", None, None, FILE
         try:
+            if not reserve:
+                reserve.append(bytearray_(1 << 20))
             request = []
             while part := read(0, max_(fstat(0).st_size, 1)):
                 request.append(part)
             flags, _, source = b"".join(request).partition(b"\n")
             del request, part
+            trace, _, block = flags.partition(b" ")
             source = source.decode()
-            tree = compile_(source, FILE, "exec", ONLY_AST)
+            if block != b"0":
+                file = BLOCK % int_(block)
+                cache[file] = (len_(source), None, source.splitlines(True), file)
+            tree = compile_(source, file, "exec", ONLY_AST)
             last = tree.body.pop() if tree.body and is_(tree.body[-1], Expr) else None
-            program = compile_(tree, FILE, "exec")
+            program = compile_(tree, file, "exec")
             if last is not None:
                 # The statements before may say `from __future__`, which the expression then follows.
-                last = compile_(Expression(last.value), FILE, "eval", program.co_flags & FUTURES)
+                last = compile_(Expression(last.value), file, "eval", program.co_flags & FUTURES)
             exec_(program, space)
             if last is not None:
                 value = eval_(last, space)
@@ -139,9 +148,10 @@ def _install():
         for names, original in originals:
             names.clear()
             names.update(original)
+        modules.update(own)
         write(REPORT, b"(")
         if error is not None:
-            report(error, source, flags == b"traceback")
+            report(error, file, source, trace == b"traceback")
         elif value is not None:
             send(b"v", value)
         flush()
@@ -155,7 +165,8 @@ def _install():
     driver = types.ModuleType("_toolsmith")
     driver.run = run
     driver.reset = reset
-    sys.modules["_toolsmith"] = driver
+    modules, own = sys.modules, {"_toolsmith": driver, "__main__": main}
+    modules.update(own)
     sys.setrecursionlimit(1000)
     atexit._clear()
 

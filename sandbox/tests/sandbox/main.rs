@@ -6,6 +6,7 @@ mod image;
 mod measure;
 mod pool;
 mod programs;
+mod sessions;
 
 use std::path::Path;
 use std::sync::OnceLock;
