@@ -15,7 +15,7 @@
 //!
 //! # Invariants
 //! - The crate knows nothing of language models.
-//! - The same source, limits and image give the same `Outcome` (its `wall_s` apart) on any worker, in any order.
+//! - The same source, limits and image give the same `Outcome` (its `wall` apart) on any worker, in any order.
 //! - A program reaches nothing of the host: no call of `host` touches the operating system.
 //! - Native code is loaded from a file only after its digest was compared.
 

@@ -65,6 +65,10 @@ pub enum Limit {
     Output,
     /// It took longer than `wall_ms`.
     Wall,
-    /// The interpreter died: an abort, a trap, a killed worker.
+    /// The interpreter died of the program: an abort, a trap, a signal that a fault raises.
     Crash,
+    /// The worker process died in the middle, or none could be started. It says nothing of the program, which may be run again.
+    Lost,
+    /// The caller gave the call up.
+    Cancelled,
 }

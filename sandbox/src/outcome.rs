@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Limit;
 
-/// How one call ended. `stdout`, `stderr`, `value`, `error` and `fuel` are the same for the same source, limits and
-/// image, on any worker and at any load; so is `limit_hit`, except [`Limit::Wall`] and the death of a worker.
+/// How one call ended. All but `wall` is the same for the same source, limits and image, on any worker and at any load; except
+/// where the call did not end by itself: [`Limit::Wall`], [`Limit::Lost`] and [`Limit::Cancelled`] depend on the machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// What the program printed, cut in the middle at `Limits::output_bytes`.
@@ -16,11 +16,12 @@ pub struct Outcome {
     pub value: Option<String>,
     /// The uncaught error.
     pub error: Option<PythonError>,
-    /// Steps taken (`Limits::fuel`).
+    /// Steps taken, of [`Limits::fuel`](crate::Limits::fuel); 0 where the interpreter's process died.
     pub fuel: u64,
-    /// Seconds in the interpreter.
-    pub wall_s: f64,
-    /// Bytes of linear memory at the end, the interpreter's own included.
+    /// Seconds from the call's start to its end, bringing the interpreter up where it had to be included, waiting for a
+    /// worker not.
+    pub wall: f64,
+    /// The most linear memory the call had, in bytes, the interpreter's own included; 0 where its process died.
     pub memory_peak: u64,
     /// The limit met, if one was.
     pub limit_hit: Option<Limit>,
@@ -28,10 +29,11 @@ pub struct Outcome {
     pub truncated: usize,
 }
 
-/// An uncaught Python error.
+/// An uncaught Python error, or one of the same form that stands for a limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PythonError {
-    /// The exception's type, with its module unless that is builtins.
+    /// The exception's type, with its module unless that is builtins; serialised as `type`.
+    #[serde(rename = "type")]
     pub kind: String,
     /// `str` of the exception.
     pub message: String,
@@ -67,13 +69,23 @@ impl Outcome {
         text
     }
 
-    /// The outcome of a call whose interpreter is gone.
-    pub(crate) fn crashed(message: impl Into<String>) -> Self {
+    /// The outcome of a call that met `limit` and left nothing else.
+    pub(crate) fn ended(limit: Limit, kind: &str, message: impl Into<String>) -> Self {
         Outcome {
-            error: Some(PythonError::new("SystemError", message.into())),
-            limit_hit: Some(Limit::Crash),
+            error: Some(PythonError::new(kind, message.into())),
+            limit_hit: Some(limit),
             ..Default::default()
         }
+    }
+
+    /// The outcome of a call whose interpreter is gone.
+    pub(crate) fn crashed(message: impl Into<String>) -> Self {
+        Outcome::ended(Limit::Crash, "SystemError", message)
+    }
+
+    /// The outcome of a call that no interpreter was there for, or that lost it for a reason of the machine's.
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
+        Outcome::ended(Limit::Lost, "SystemError", message)
     }
 }
 
@@ -92,5 +104,30 @@ mod tests {
         o.error = Some(PythonError::new("ValueError", "no".into()));
         assert_eq!(o.feedback(), "x\nValueError: no");
         assert!(!o.ok());
+    }
+
+    /// The names that other programs read.
+    #[test]
+    fn serialised_under_the_documented_names() {
+        let error = PythonError::new("ValueError", "no".into());
+        let outcome = Outcome {
+            stdout: "é\n".into(),
+            stderr: "w".into(),
+            value: Some("42".into()),
+            error: Some(PythonError { line: Some(3), ..error }),
+            fuel: u64::MAX,
+            wall: 0.25,
+            memory_peak: 1 << 40,
+            limit_hit: Some(Limit::Cancelled),
+            truncated: 7,
+        };
+        let json = serde_json::to_value(&outcome).unwrap();
+        let expected = serde_json::json!({
+            "stdout": "é\n", "stderr": "w", "value": "42",
+            "error": {"type": "ValueError", "message": "no", "line": 3, "traceback": "ValueError: no"},
+            "fuel": u64::MAX, "wall": 0.25, "memory_peak": 1u64 << 40, "limit_hit": "cancelled", "truncated": 7,
+        });
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<Outcome>(json).unwrap(), outcome);
     }
 }

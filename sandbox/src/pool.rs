@@ -185,7 +185,7 @@ fn process_runner(
         if child.is_none() {
             match Child::start(&exe, &image, &limits) {
                 Ok(new) => child = Some(new),
-                Err(e) => return Outcome::crashed(e.to_string()),
+                Err(e) => return Outcome::lost(e.to_string()),
             }
         }
         let running = child.as_mut().expect("started above");

@@ -82,9 +82,9 @@ impl Child {
                     limit_hit: Some(Limit::Wall),
                     ..Default::default()
                 },
-                _ => Outcome::crashed("the interpreter's process died"),
+                _ => Outcome::lost("the interpreter's process died"),
             };
-            outcome.wall_s = started.elapsed().as_secs_f64();
+            outcome.wall = started.elapsed().as_secs_f64();
             Box::new(outcome)
         })
     }

@@ -133,7 +133,7 @@ impl Sandbox {
         {
             self.vm = None;
         }
-        outcome.wall_s = started.elapsed().as_secs_f64();
+        outcome.wall = started.elapsed().as_secs_f64();
         outcome
     }
 }
@@ -217,7 +217,7 @@ fn outcome(vm: &mut Vm, ended: Result<i32, RuntimeError>, interrupted: bool, lim
         value,
         error,
         fuel: limits.fuel.min(i64::MAX as u64) - left.max(0) as u64,
-        wall_s: 0.0,
+        wall: 0.0,
         memory_peak,
         limit_hit,
         truncated,

@@ -42,6 +42,6 @@ fn kind(outcome: &Outcome) -> &str {
 
 /// An outcome without what depends on the machine's load.
 fn timeless(mut outcome: Outcome) -> Outcome {
-    outcome.wall_s = 0.0;
+    outcome.wall = 0.0;
     outcome
 }

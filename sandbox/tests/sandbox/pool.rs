@@ -87,7 +87,7 @@ fn a_killed_worker_costs_its_call_and_is_replaced() {
         unsafe { libc::kill(*pid, libc::SIGKILL) };
     }
     let all = drain(&pool, 2);
-    assert_eq!((all[&1].limit_hit, kind(&all[&1])), (Some(Limit::Crash), "SystemError"), "{victims:?}");
+    assert_eq!((all[&1].limit_hit, kind(&all[&1])), (Some(Limit::Lost), "SystemError"), "{victims:?}");
     assert_eq!(all[&2].stdout, "next\n");
     drop(pool);
     for pid in victims {
