@@ -38,7 +38,7 @@ use toolsmith_models::engine::{Engine, EngineOptions};
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::weights::{Precision, Weights};
-use toolsmith_sandbox::{Image, Limits, Sandbox, SandboxError};
+use toolsmith_sandbox::{Image, Limits, Recipe, Sandbox, SandboxError, Source};
 
 /// Tokens a forward step carries at most while a prompt is read.
 const PREFILL: usize = 512;
@@ -108,7 +108,7 @@ pub struct AgentBuilder {
 impl AgentBuilder {
     /// Limits of a tool call.
     pub fn limits(mut self, limits: &SandboxConfig) -> Self {
-        self.tools = Some(Box::new(Python::new(self.cache.clone(), limits.into())));
+        self.tools = Some(Box::new(Python::new(self.cache.clone(), limits)));
         self
     }
 
@@ -199,7 +199,7 @@ impl Agent {
     /// An agent on the model at `path` (a Hugging Face directory or a `.gguf` file) with Python as its tool.
     pub fn builder(path: impl Into<PathBuf>) -> AgentBuilder {
         let cache = Image::default_cache();
-        let python = Python::new(cache.clone(), (&SandboxConfig::default()).into());
+        let python = Python::new(cache.clone(), &SandboxConfig::default());
         AgentBuilder {
             model: path.into(),
             cache,
@@ -290,21 +290,26 @@ pub fn random_model(dir: &Path, seed: u64) -> Result<PathBuf, Error> {
 /// One conversation has nothing to compute while its program runs, so a worker would only be waited for.
 struct Python {
     cache: PathBuf,
+    recipe: Recipe,
     limits: Limits,
     sandbox: RefCell<Option<Sandbox>>,
     done: RefCell<VecDeque<(u64, ToolResult)>>,
 }
 
 impl Python {
-    fn new(cache: PathBuf, limits: Limits) -> Self {
-        Self { cache, limits, sandbox: RefCell::default(), done: RefCell::default() }
+    fn new(cache: PathBuf, config: &SandboxConfig) -> Self {
+        let (recipe, limits) = (config.into(), config.into());
+        Self { cache, recipe, limits, sandbox: RefCell::default(), done: RefCell::default() }
     }
 
     fn run(&self, code: &str) -> Result<ToolResult, SandboxError> {
         let mut sandbox = self.sandbox.borrow_mut();
         let sandbox = match &mut *sandbox {
             Some(sandbox) => sandbox,
-            none => none.insert(Sandbox::new(&Image::prepare(&self.cache, &mut |_| {})?, &self.limits)?),
+            none => {
+                let image = Image::prepare(&self.cache, &self.recipe, &Source::default(), &mut |_| {})?;
+                none.insert(Sandbox::new(&image, &self.limits)?)
+            }
         };
         Ok(sandbox.run(code).into())
     }

@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toolsmith_models::weights::Precision;
+use toolsmith_sandbox::{Packages, Recipe};
 
 mod load;
 mod print;
@@ -26,7 +27,7 @@ pub struct Config {
     pub data: DataConfig,
     /// How responses are sampled, in training and in evaluation.
     pub rollout: RolloutConfig,
-    /// Limits of one tool call.
+    /// Python, and the limits of one call.
     pub sandbox: SandboxConfig,
     /// Cold start: supervised fine-tuning on tool-call traces.
     pub sft: SftConfig,
@@ -194,13 +195,28 @@ impl Default for RolloutConfig {
     }
 }
 
-/// Limits of one tool call.
+/// Which packages a program finds beside the standard library.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageKind {
+    /// sympy, mpmath, numpy and networkx; compiled once, in less than a minute on two cores.
+    #[default]
+    Math,
+    /// scipy, pandas, statsmodels, scikit-learn, matplotlib and more besides; compiled once, in some minutes and 1.5 GB of memory.
+    Full,
+}
+
+/// Python, and the limits of one call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
+    /// The Python image.
+    pub image: ImageKind,
+    /// Modules every program finds imported already, beside those the image imports by itself, such as `["scipy.optimize"]`. Each set of them is an image of its own, prepared once.
+    pub preimport: Vec<String>,
     /// Fuel: function entries and loop iterations of the interpreter. What makes a time-out reproducible.
     pub fuel: u64,
-    /// Memory in MiB.
+    /// Memory in MiB, the interpreter's own (about 100, more with pre-imports) included.
     pub memory_mb: u32,
     /// Bytes of output kept.
     pub output_bytes: usize,
@@ -212,7 +228,25 @@ pub struct SandboxConfig {
 
 impl Default for SandboxConfig {
     fn default() -> Self {
-        Self { fuel: 2_000_000_000, memory_mb: 256, output_bytes: 65_536, wall_ms: 20_000, traceback: false }
+        Self {
+            image: ImageKind::Math,
+            preimport: Vec::new(),
+            fuel: 2_000_000_000,
+            memory_mb: 256,
+            output_bytes: 65_536,
+            wall_ms: 20_000,
+            traceback: false,
+        }
+    }
+}
+
+impl From<&SandboxConfig> for Recipe {
+    fn from(c: &SandboxConfig) -> Self {
+        let packages = match c.image {
+            ImageKind::Math => Packages::Math,
+            ImageKind::Full => Packages::Full,
+        };
+        Self { packages, preimport: c.preimport.clone() }
     }
 }
 

@@ -31,6 +31,9 @@ pub enum SandboxError {
     /// The interpreter did not come up.
     #[error("cannot warm the Python image up: {0}")]
     WarmUp(String),
+    /// A module to be imported beforehand is not in the image, or cannot be imported.
+    #[error("cannot pre-import {}: {why}", one_line(.name))]
+    Preimport { name: String, why: String },
     /// A worker process did not come up.
     #[error("cannot start the sandbox worker {exe}: {why}")]
     Worker { exe: PathBuf, why: String },

@@ -1,8 +1,8 @@
 //! Python in wasmer: a source text in, an [`Outcome`] out, bounded and deterministic.
 //!
 //! ```no_run
-//! use toolsmith_sandbox::{Image, Limits, Sandbox};
-//! let image = Image::prepare(&Image::default_cache(), &mut |_| {})?;
+//! use toolsmith_sandbox::{Image, Limits, Recipe, Sandbox, Source};
+//! let image = Image::prepare(&Image::default_cache(), &Recipe::default(), &Source::default(), &mut |_| {})?;
 //! let mut python = Sandbox::new(&image, &Limits::default())?;
 //! assert_eq!(python.run("print(2**100)").stdout, "1267650600228229401496703205376\n");
 //! # Ok::<(), toolsmith_sandbox::SandboxError>(())
@@ -20,10 +20,8 @@
 //! - Native code is loaded from a file only after its digest was compared.
 
 mod capture;
-mod descriptor;
 mod engine;
 mod error;
-mod fetch;
 mod host;
 mod image;
 mod limits;
@@ -33,17 +31,15 @@ mod pool;
 mod process;
 mod sandbox;
 mod session;
-mod slim;
 mod snapshot;
 mod vm;
 mod watchdog;
 
 pub use error::SandboxError;
-pub use fetch::Source;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub use host::exercise;
-pub use image::{Image, ImageStatus, Progress, Stage};
+pub use image::{Image, ImageStatus, Packages, Progress, Recipe, Source, Stage};
 pub use limits::{Limit, Limits};
 pub use outcome::{Outcome, PythonError};
 pub use pool::{Isolation, Pool};

@@ -13,7 +13,7 @@ use crate::error::one_line;
 use crate::host::Archive;
 use crate::memory::PAGE;
 use crate::vm::{Registers, Vm};
-use crate::{Progress, SandboxError, Stage};
+use crate::{Progress, Recipe, SandboxError, Stage};
 
 const DRIVER: &str = include_str!("python/driver.py");
 const WARM_UP: &str = include_str!("python/warmup.py");
@@ -33,6 +33,7 @@ pub(crate) fn sources() -> [&'static str; 5] {
 pub(crate) fn take(
     (engine, module): &(Engine, Module),
     archive: Archive,
+    recipe: &Recipe,
     to: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Registers, SandboxError> {
@@ -44,7 +45,7 @@ pub(crate) fn take(
     let rounds = 2;
     let mut step = 0.0;
     let mut turn = |code: &str, program: Option<&str>| {
-        let total = (rounds * programs.len() + 4) as f32;
+        let total = (rounds * programs.len() + recipe.preimport.len() + 4) as f32;
         progress(Progress::new(Stage::Snapshot, Some(step / total)));
         step += 1.0;
         let stdin = program.map(|p| format!("last 0\n{p}").into_bytes());
@@ -56,18 +57,24 @@ pub(crate) fn take(
         let error = host.report.field(b't').map(|t| t.0);
         match status {
             Ok(0) if error.is_none() && (program.is_none() || host.report.done) => Ok(()),
-            Ok(status) => Err(failed(format!("status {status}: {} {said}", error.unwrap_or_default()))),
-            Err(e) => Err(failed(format!("{}: {said}", e.message()))),
+            Ok(status) => Err(error.unwrap_or_else(|| format!("status {status}: {said}"))),
+            Err(e) => Err(format!("{}: {said}", e.message())),
         }
     };
-    turn(DRIVER, None)?;
+    turn(DRIVER, None).map_err(failed)?;
     for program in programs.iter().cycle().take(rounds * programs.len()) {
-        turn(RUN, Some(program))?;
+        turn(RUN, Some(program)).map_err(failed)?;
+    }
+    for name in &recipe.preimport {
+        turn(RUN, Some(&format!("import {name}"))).map_err(|why| {
+            let why = why.strip_prefix("ModuleNotFoundError: ").unwrap_or(&why);
+            recipe.failed(name, &one_line(why))
+        })?;
     }
     // What programs left in the module they ran in, and in the packages' own settings, must not greet the next.
-    turn("__import__('sys').modules['_toolsmith'].reset()", None)?;
-    turn(SETTLE, None)?;
-    turn(RUN, Some("1"))?;
+    turn("__import__('sys').modules['_toolsmith'].reset()", None).map_err(failed)?;
+    turn(SETTLE, None).map_err(failed)?;
+    turn(RUN, Some("1")).map_err(failed)?;
 
     let memory = vm.memory();
     let file = File::create(to).map_err(SandboxError::io(to))?;

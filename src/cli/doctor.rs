@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use toolsmith_graphs::cpu::Isa;
 use toolsmith_models::fetch::smollm2_path;
-use toolsmith_sandbox::Image;
+use toolsmith_sandbox::{Image, Recipe};
 
 /// Say what this machine offers and what is missing.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub struct Args {}
 /// None.
 pub fn run(_: Args) -> anyhow::Result<ExitCode> {
     let cache = Image::default_cache();
-    let image = Image::status(&cache);
+    let image = Image::status(&cache, &Recipe::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let rows = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),

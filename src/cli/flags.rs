@@ -73,6 +73,7 @@ impl<S: Scope> Args for Flags<S> {
                 Kind::Integer { .. } => ("N".into(), String::new()),
                 Kind::Float => ("X".into(), String::new()),
                 Kind::String => ("TEXT".into(), String::new()),
+                Kind::List => ("A,B".into(), String::new()),
                 Kind::Choice(names) => {
                     let list: Vec<String> =
                         names.iter().map(|(name, doc)| format!("\n- {name}: {doc}")).collect();

@@ -52,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut agent = builder.build()?;
     if config.rollout.max_turns > 0 {
-        prepared_image()?;
+        prepared_image(&config.sandbox)?;
     }
 
     let stop = stop_on_ctrl_c()?;

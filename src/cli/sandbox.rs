@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Progress, Sandbox, SandboxError, Stage};
+use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Progress, Sandbox, SandboxError, Source, Stage};
 
 use crate::config::{Config, SandboxConfig};
 
@@ -33,7 +33,8 @@ enum Command {
 /// # Errors
 /// If the image cannot be prepared or the file not be read.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let image = prepared_image()?;
+    let config = SandboxConfig::default();
+    let image = prepared_image(&config)?;
     match args.command {
         Command::Prepare => {
             println!("the Python image is ready in {}", image.folder().display());
@@ -41,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Run { file } => {
             let source = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            let outcome = Sandbox::new(&image, &Limits::from(&SandboxConfig::default()))?.run(&source);
+            let outcome = Sandbox::new(&image, &Limits::from(&config))?.run(&source);
             let mut out = std::io::stdout().lock();
             out.write_all(outcome.feedback().as_bytes())?;
             out.write_all(b"\n")?;
@@ -62,15 +63,15 @@ pub fn workers(config: &Config) -> Result<Option<Pool>, SandboxError> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let image = prepared_image()?;
+    let image = prepared_image(&config.sandbox)?;
     Pool::new(&image, &Limits::from(&config.sandbox), workers, Isolation::Process).map(Some)
 }
 
-/// The image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.
+/// The configured image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.
 ///
 /// # Errors
 /// If it cannot be fetched or compiled.
-pub fn prepared_image() -> Result<Image, SandboxError> {
+pub fn prepared_image(config: &SandboxConfig) -> Result<Image, SandboxError> {
     let name = |stage: Stage| match stage {
         Stage::Fetch => "fetching the Python image (98 MB, once)",
         Stage::Verify => "checking the Python image",
@@ -95,7 +96,7 @@ pub fn prepared_image() -> Result<Image, SandboxError> {
         }
         last = Some(progress.stage);
     };
-    let image = Image::prepare(&Image::default_cache(), &mut show);
+    let image = Image::prepare(&Image::default_cache(), &config.into(), &Source::default(), &mut show);
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

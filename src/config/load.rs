@@ -204,6 +204,7 @@ fn fits(kind: &Kind, value: &Value) -> bool {
     match (kind, value) {
         (Kind::Bool, Value::Boolean(_)) | (Kind::String, Value::String(_)) => true,
         (Kind::Float, Value::Float(_) | Value::Integer(_)) => true,
+        (Kind::List, Value::Array(items)) => items.iter().all(Value::is_str),
         (Kind::Integer { unsigned }, Value::Integer(n)) => !unsigned || *n >= 0,
         (Kind::Choice(names), Value::String(s)) => names.iter().any(|(name, _)| name == s),
         _ => false,
@@ -253,6 +254,10 @@ fn set(table: &mut Table, path: &str, text: &str) -> Result<(), ConfigError> {
         Kind::Integer { .. } => text.replace('_', "").parse().ok().map(Value::Integer),
         Kind::Float => text.parse().ok().filter(|x: &f64| x.is_finite()).map(Value::Float),
         Kind::String | Kind::Choice(_) => Some(Value::String(text.into())),
+        Kind::List => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Some(Value::Array(items.map(|item| Value::String(item.into())).collect()))
+        }
     };
     let value = value
         .filter(|value| fits(&key.kind, value))

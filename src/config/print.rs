@@ -45,7 +45,8 @@ impl Config {
 
 fn key_value(values: &Value, path: &str, kind: &Kind) -> String {
     let pointer = format!("/{}", path.replace('.', "/"));
-    match values.pointer(&pointer).expect("the schema lists fields of the structs") {
+    let value = values.pointer(&pointer).expect("the schema lists fields of the structs");
+    match value {
         // JSON widens f32 to f64; print the digits that the f32 needs. Fields of f64 survive the detour
         // only where the two agree, so take the shorter form when it reads back the same.
         Value::Number(n) if *kind == Kind::Float => {
@@ -54,6 +55,7 @@ fn key_value(values: &Value, path: &str, kind: &Kind) -> String {
             if f64::from(narrow) == wide { format!("{narrow:?}") } else { format!("{wide:?}") }
         }
         Value::String(s) => toml::Value::String(s.clone()).to_string(),
+        Value::Array(_) => toml::Value::try_from(value).expect("a list of strings").to_string(),
         other => other.to_string(),
     }
 }
@@ -91,6 +93,7 @@ mod tests {
         config.rl.optimizer.learning_rate = 1.234_567_9e-7;
         config.rl.algorithm = Algorithm::Grpo;
         config.run.seed = i64::MAX as u64;
+        config.sandbox.preimport = vec!["scipy".into(), "a \"b\\".into()];
         config.model.rope_theta = 0.1;
         let text = config.to_commented_toml();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);

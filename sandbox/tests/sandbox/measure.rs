@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Sandbox};
+use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Recipe, Sandbox};
 
 use crate::{image, worker};
 
@@ -18,7 +18,7 @@ fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
 fn measure() {
     image();
     let limits = Limits::default();
-    let (fresh, open) = timed(|| Image::open(&Image::default_cache()).unwrap());
+    let (fresh, open) = timed(|| Image::open(&Image::default_cache(), &Recipe::default()).unwrap());
     let (mut python, first) = timed(|| Sandbox::new(&fresh, &limits).unwrap());
     println!("check the image {open:?}, load it {first:?}");
     let (_, more) = timed(|| Sandbox::new(&fresh, &limits).unwrap());

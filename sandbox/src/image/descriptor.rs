@@ -80,3 +80,6 @@ pub(crate) const MATH: Descriptor = Descriptor {
         "yaml",
     ],
 };
+
+/// The whole wheel: nothing is cut, nothing left out.
+pub(crate) const FULL: Descriptor = Descriptor { cut: &[], drop: &[], ..MATH };
