@@ -17,7 +17,7 @@ use crate::SandboxError;
 use crate::memory::CowTunables;
 
 /// What compiles: wasmer, and the middleware's version. Names code in cache keys.
-pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 1";
+pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 2";
 /// Prefix of the names under which mutable globals are exported.
 pub(crate) const GLOBAL: &str = "__toolsmith_global_";
 /// The exported fuel counter, an i64 that a call starts with its limit and that traps below 0.
@@ -76,11 +76,15 @@ pub(crate) fn target() -> String {
     format!("{} {}", target.triple(), target.cpu_features())
 }
 
-/// Charges one unit of fuel at every function entry and loop iteration, exports the mutable globals, and refuses code whose
-/// effects a copy of memory and globals would miss.
+/// A copy or fill of 2 to this many bytes costs one unit of fuel: about the time that a loop iteration takes.
+pub(crate) const BULK: u32 = 4;
+
+/// Charges one unit of fuel at every function entry and loop iteration, and for what bulk instructions move; exports the
+/// mutable globals, and refuses code whose effects a copy of memory and globals would miss.
 #[derive(Debug, Default)]
 struct Meter {
-    /// The index of the fuel global, known once the module's globals are.
+    /// The index of the fuel global, known once the module's globals are. The next one is scratch: a bulk instruction's
+    /// length, which its charge needs twice. It holds nothing from one instruction to the next.
     fuel: AtomicU32,
 }
 
@@ -101,6 +105,8 @@ impl ModuleMiddleware for Meter {
         let fuel = info.globals.push(GlobalType::new(Type::I64, Mutability::Var));
         info.global_initializers.push(GlobalInit::I64Const(i64::MAX));
         info.exports.insert(FUEL.into(), ExportIndex::Global(fuel));
+        info.globals.push(GlobalType::new(Type::I32, Mutability::Var));
+        info.global_initializers.push(GlobalInit::I32Const(0));
         self.fuel.store(fuel.as_u32(), Relaxed);
         Ok(())
     }
@@ -128,6 +134,22 @@ impl FunctionMeter {
             Operator::End,
         ]);
     }
+
+    /// Charges for as many bytes as the stack's top says, and leaves it there. The next [`charge`](Self::charge) traps.
+    fn charge_bulk(&self, state: &mut MiddlewareReaderState<'_>) {
+        let (global_index, scratch) = (self.fuel, self.fuel + 1);
+        state.extend(&[
+            Operator::GlobalSet { global_index: scratch },
+            Operator::GlobalGet { global_index },
+            Operator::GlobalGet { global_index: scratch },
+            Operator::I64ExtendI32U,
+            Operator::I64Const { value: BULK.into() },
+            Operator::I64ShrU,
+            Operator::I64Sub,
+            Operator::GlobalSet { global_index },
+            Operator::GlobalGet { global_index: scratch },
+        ]);
+    }
 }
 
 impl<'a> FunctionMiddleware<'a> for FunctionMeter {
@@ -153,6 +175,9 @@ impl<'a> FunctionMiddleware<'a> for FunctionMeter {
         }
         if !std::mem::replace(&mut self.entered, true) {
             self.charge(state);
+        }
+        if let MemoryCopy { .. } | MemoryFill { .. } = operator {
+            self.charge_bulk(state);
         }
         let charge = matches!(operator, Loop { .. });
         state.push_operator(operator);

@@ -8,14 +8,15 @@ use crate::SandboxError;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Steps a program may take: function entries and loop iterations of the interpreter. The same program takes the
-    /// same number everywhere, so this is what makes a time-out reproducible. A second of Python is about 2.5e8.
+    /// Steps a program may take: function entries and loop iterations of the interpreter, and one for every 16 bytes
+    /// that it copies in bulk. The same program takes the same number everywhere, so this is what makes a time-out
+    /// reproducible. A second of Python is about 2.5e8.
     pub fuel: u64,
     /// Linear memory in MiB, the warmed interpreter's own (96) included. Beyond it Python raises MemoryError.
     pub memory_mb: u32,
     /// Bytes kept of stdout, of stderr, and of the value and the traceback; what is longer is cut in the middle.
     pub output_bytes: usize,
-    /// Wall clock in milliseconds: the wall behind fuel, for what fuel hardly counts. Not reproducible, so keep it
+    /// Wall clock in milliseconds: the wall behind fuel, for what fuel undercounts. Not reproducible, so keep it
     /// far above the time that `fuel` takes.
     pub wall_ms: u64,
     /// Report an uncaught error as its whole traceback, not as the last line of it.

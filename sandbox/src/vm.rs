@@ -18,6 +18,8 @@ use crate::session::{Delta, Head};
 pub(crate) struct World {
     pub host: Host,
     pub memory: Option<Memory>,
+    /// Charged for what the host copies.
+    pub fuel: Option<Global>,
 }
 
 /// A snapshot's state beside linear memory.
@@ -53,7 +55,7 @@ impl Vm {
     ) -> Result<Vm, SandboxError> {
         let failed = |e: &dyn std::fmt::Display| SandboxError::engine("start", e);
         let mut store = Store::new(engine.clone());
-        let world = World { host: Host::new(archive), memory: None };
+        let world = World { host: Host::new(archive), memory: None, fuel: None };
         let world = FunctionEnv::new(&mut store, world);
         let imports = imports(&mut store, &world);
         let plan = Plan { snapshot: snapshot.as_ref().map(|(original, _)| original.clone()), max_pages };
@@ -63,6 +65,7 @@ impl Vm {
         let memory = instance.exports.get_memory("memory");
         world.as_mut(&mut store).memory = Some(memory.map_err(|e| failed(&e))?.clone());
         let fuel = instance.exports.get_global(FUEL).map_err(|e| failed(&e))?.clone();
+        world.as_mut(&mut store).fuel = Some(fuel.clone());
         let mut globals = Vec::new();
         while let Some(Extern::Global(g)) = instance.exports.get_extern(&format!("{GLOBAL}{}", globals.len()))
         {

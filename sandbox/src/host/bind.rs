@@ -1,26 +1,31 @@
 //! The host's calls as WebAssembly imports: one table of their signatures, read by the linker and by the exerciser.
 
-use wasmer::{Function, FunctionEnv, FunctionEnvMut, Imports, RuntimeError, Store};
+use wasmer::{Function, FunctionEnv, FunctionEnvMut, Imports, RuntimeError, Store, Value};
 
 use super::{Errno, Guest, Host, Result};
+use crate::engine::BULK;
 use crate::vm::World;
 
 type Env<'a> = FunctionEnvMut<'a, World>;
 
-/// Runs one call on the host with the memory of the guest that makes it.
+/// Runs one call on the host with the memory of the guest that makes it, and charges for the bytes it moved.
 fn call(env: &mut Env, run: impl FnOnce(&mut Host, &mut Guest) -> Result<()>) -> i32 {
-    let (world, store) = env.data_and_store_mut();
-    let Some(memory) = world.memory.clone() else {
+    let (world, mut store) = env.data_and_store_mut();
+    let (Some(memory), Some(fuel)) = (world.memory.clone(), world.fuel.clone()) else {
         return Errno::FAULT.0;
     };
     let view = memory.view(&store);
     // SAFETY: the guest is stopped in this call and its memory is not shared, so nothing else reads or writes it while
     // the slice lives; it cannot grow before the call returns.
     let bytes = unsafe { view.data_unchecked_mut() };
-    match run(&mut world.host, &mut Guest(bytes)) {
-        Ok(()) => Errno::SUCCESS.0,
-        Err(e) => e.0,
+    let done = run(&mut world.host, &mut Guest(bytes));
+    let cost = std::mem::take(&mut world.host.moved) >> BULK;
+    if cost > 0 {
+        // Below 0 the guest traps at its next charge.
+        let left = fuel.get(&mut store).unwrap_i64().saturating_sub_unsigned(cost);
+        fuel.set(&mut store, Value::I64(left)).expect("the fuel global is a mutable i64");
     }
+    done.map_or_else(|e| e.0, |()| Errno::SUCCESS.0)
 }
 
 /// Hands every function of `wasi_snapshot_preview1` that an image may import, but `proc_exit`, to the macro `$with`: its

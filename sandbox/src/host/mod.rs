@@ -112,6 +112,8 @@ pub struct Host {
     stdin: Vec<u8>,
     stdin_pos: usize,
     limit: usize,
+    /// Bytes copied since this was last taken: what a guest pays for.
+    pub(crate) moved: u64,
     pub(crate) out: Capture,
     pub(crate) err: Capture,
     pub report: Report,
@@ -138,6 +140,7 @@ impl Host {
             stdin: Vec::new(),
             stdin_pos: 0,
             limit: 0,
+            moved: 0,
             out: Capture::default(),
             err: Capture::default(),
             report: Report::default(),
@@ -297,6 +300,7 @@ impl Host {
         };
         let (buffers, _) = g.buffers(buffers, n)?;
         let count = g.scatter(&buffers, after(self.archive.bytes(), offset))?;
+        self.moved += u64::from(count);
         g.put_u32(read, count)
     }
 
@@ -317,6 +321,7 @@ impl Host {
             }
             _ => return Err(Errno::BADF),
         };
+        self.moved += u64::from(count);
         g.put_u32(read, count)
     }
 
@@ -345,6 +350,8 @@ impl Host {
     pub fn fd_write(&mut self, g: &mut Guest, fd: u32, (buffers, n): (u32, u32), written: u32) -> Result<()> {
         let kind = self.fd(fd)?.clone();
         let (buffers, total) = g.buffers(buffers, n)?;
+        // What a stream does not keep is not copied.
+        self.moved += u64::from(total).min(self.limit as u64);
         for &(ptr, len) in &buffers {
             let bytes = g.bytes(ptr, len)?;
             match kind {
@@ -451,6 +458,7 @@ impl Host {
         for chunk in g.bytes_mut(at, len)?.chunks_mut(8) {
             chunk.copy_from_slice(&self.random().to_le_bytes()[..chunk.len()]);
         }
+        self.moved += u64::from(len);
         Ok(())
     }
 }

@@ -102,7 +102,6 @@ fn crashes_cost_their_own_call() {
     assert_eq!((o.limit_hit, kind(&o)), (Some(Limit::Crash), "SystemError"), "{o:?}");
 }
 
-/// Copying memory is one instruction however much it is, so fuel hardly sees it.
 #[test]
 fn the_wall_clock_stands_behind_fuel() {
     let limits = Limits { wall_ms: 300, fuel: u64::MAX, ..Limits::default() };
