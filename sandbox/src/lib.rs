@@ -20,6 +20,7 @@
 //! - Native code is loaded from a file only after its digest was compared.
 
 mod capture;
+pub mod corpus;
 mod engine;
 mod error;
 mod host;

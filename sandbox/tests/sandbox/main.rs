@@ -2,6 +2,7 @@
 
 mod bounds;
 mod closed;
+mod corpus;
 mod image;
 mod measure;
 mod pool;
