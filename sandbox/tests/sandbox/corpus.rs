@@ -78,7 +78,7 @@ fn costs() {
         let outcome = python.run(program.source);
         let faults = minor_faults() - before;
         let held_out = if program.held_out() { "held-out" } else { "warmed" };
-        let ms = outcome.wall_s * 1e3;
+        let ms = outcome.wall * 1e3;
         println!("{} {faults} {ms:.2} {held_out} {}", outcome.fuel, full_name(&program));
     }
 }
