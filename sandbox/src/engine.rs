@@ -27,7 +27,7 @@ pub(crate) const FUEL: &str = "__toolsmith_fuel";
 pub(crate) fn compile(wasm: &[u8], progress: &mut dyn FnMut(Option<f32>)) -> Result<Vec<u8>, SandboxError> {
     let failed = |e: &dyn std::fmt::Display| SandboxError::engine("compile", e);
     let mut config = Cranelift::new();
-    config.push_middleware(Arc::new(Meter::default()));
+    config.push_middleware(Arc::new(Meter::new(true)));
     let mut features = Features::default();
     features.exceptions(true);
     let engine =
@@ -80,12 +80,21 @@ pub(crate) fn target() -> String {
 pub(crate) const BULK: u32 = 4;
 
 /// Charges one unit of fuel at every function entry and loop iteration, and for what bulk instructions move; exports the
-/// mutable globals, and refuses code whose effects a copy of memory and globals would miss.
-#[derive(Debug, Default)]
-struct Meter {
+/// mutable globals, and refuses code whose effects a snapshot, a copy of memory and globals, would miss.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    /// Whether snapshots are taken of what runs.
+    snapshots: bool,
     /// The index of the fuel global, known once the module's globals are. The next one is scratch: a bulk instruction's
     /// length, which its charge needs twice. It holds nothing from one instruction to the next.
     fuel: AtomicU32,
+}
+
+impl Meter {
+    /// A meter for one module; without `snapshots` no code is refused.
+    pub fn new(snapshots: bool) -> Self {
+        Meter { snapshots, fuel: AtomicU32::default() }
+    }
 }
 
 impl ModuleMiddleware for Meter {
@@ -93,7 +102,7 @@ impl ModuleMiddleware for Meter {
         &self,
         _: LocalFunctionIndex,
     ) -> Box<dyn FunctionMiddleware<'a> + 'a> {
-        Box::new(FunctionMeter { fuel: self.fuel.load(Relaxed), entered: false })
+        Box::new(FunctionMeter { fuel: self.fuel.load(Relaxed), snapshots: self.snapshots, entered: false })
     }
 
     fn transform_module_info(&self, info: &mut ModuleInfo) -> Result<(), MiddlewareError> {
@@ -115,6 +124,7 @@ impl ModuleMiddleware for Meter {
 #[derive(Debug)]
 struct FunctionMeter {
     fuel: u32,
+    snapshots: bool,
     entered: bool,
 }
 
@@ -167,6 +177,7 @@ impl<'a> FunctionMiddleware<'a> for FunctionMeter {
         | MemoryInit { .. }
         | DataDrop { .. }
         | ElemDrop { .. } = operator
+            && self.snapshots
         {
             return Err(MiddlewareError::new(
                 "snapshot",
@@ -176,7 +187,14 @@ impl<'a> FunctionMiddleware<'a> for FunctionMeter {
         if !std::mem::replace(&mut self.entered, true) {
             self.charge(state);
         }
-        if let MemoryCopy { .. } | MemoryFill { .. } = operator {
+        if let MemoryCopy { .. }
+        | MemoryFill { .. }
+        | MemoryInit { .. }
+        | TableCopy { .. }
+        | TableFill { .. }
+        | TableGrow { .. }
+        | TableInit { .. } = operator
+        {
             self.charge_bulk(state);
         }
         let charge = matches!(operator, Loop { .. });

@@ -33,6 +33,7 @@ mod process;
 mod sandbox;
 mod session;
 mod snapshot;
+pub mod tool;
 mod vm;
 mod watchdog;
 
