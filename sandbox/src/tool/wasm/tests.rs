@@ -85,13 +85,14 @@ fn an_endless_loop_runs_out_of_fuel() {
 
 #[test]
 fn bulk_instructions_cost_fuel() {
-    let fill = "(loop $l (memory.fill (i32.const 0) (i32.const 0) (i32.const 65536)) (br $l)) (unreachable)";
-    let grow = "(loop $l (drop (table.grow $t (ref.null func) (i32.const 65535))) (br $l)) (unreachable)";
-    let init = "(loop $l (memory.init $d (i32.const 0) (i32.const 0) (i32.const 4096)) (br $l)) (unreachable)";
     let data = format!("(table $t 0 funcref) (data $d \"{}\")", "x".repeat(4096));
-    for body in [fill, grow, init] {
-        let output = call(body, &data);
-        assert_eq!((output.limit_hit, output.fuel), (Some(Limit::Fuel), 1_000_000), "{body}");
+    for (body, bytes) in [
+        ("(memory.fill (i32.const 0) (i32.const 0) (i32.const 65536))", 65536),
+        ("(drop (table.grow $t (ref.null func) (i32.const 65535)))", 65535),
+        ("(memory.init $d (i32.const 0) (i32.const 0) (i32.const 4096))", 4096),
+    ] {
+        let output = call(&format!("{body} (i64.const 0)"), &data);
+        assert_eq!((output.fuel, output.ok), (2 + (bytes >> crate::engine::BULK), true), "{body}");
     }
 }
 
