@@ -164,7 +164,7 @@ fn outcome(vm: &mut Vm, ended: Result<i32, RuntimeError>, interrupted: bool, lim
                 line: field(b'l').and_then(|l| l.parse().ok()),
                 traceback: field(b't').unwrap_or_default(),
             });
-            if error.as_ref().is_some_and(|e| e.kind == "MemoryError") {
+            if report.field(b'o').is_some() {
                 limit_hit = Some(Limit::Memory);
             }
         }

@@ -88,15 +88,13 @@ impl Report {
         self.fields.get(&tag).map(Capture::finish)
     }
 
-    /// One write: a tag and, for a field, its bytes. `(` begins a report, `.` ends it.
+    /// One write: a tag and, for a field, a piece of it. `(` begins a report, `.` ends it.
     fn write(&mut self, tag: u8, bytes: &[u8], limit: usize) {
         match tag {
             b'(' => *self = Report::default(),
             b'.' => self.done = true,
-            b'v' | b'k' | b'm' | b'l' | b't' => {
-                let mut field = Capture::new(limit);
-                field.push(bytes);
-                self.fields.insert(tag, field);
+            b'v' | b'k' | b'm' | b'l' | b't' | b'o' => {
+                self.fields.entry(tag).or_insert_with(|| Capture::new(limit)).push(bytes);
             }
             _ => {}
         }

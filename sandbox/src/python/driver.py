@@ -19,13 +19,29 @@ def _install():
     # The file that a session's block counts as, so that its functions are told from a later block's.
     BLOCK = "block %d"
     REPORT = 3
+    # Of an error that resists being looked at.
+    NO_MEMORY, NO_WORDS = (
+        [(b"k", kind), (b"m", why), (b"t", f"{kind}: {why}")]
+        for kind, why in [
+            ("MemoryError", "no memory was left to describe an error"),
+            ("SystemError", "the error could not be described"),
+        ]
+    )
+    NO_MEMORY.append((b"o", ""))
     ONLY_AST = ast.PyCF_ONLY_AST
     Expr, Expression = ast.Expr, ast.Expression
     read, write, fstat = posix.read, posix.write, posix.fstat
     compile_, exec_, eval_, type_, str_, repr_ = compile, exec, eval, type, str, repr
-    is_, int_, max_, getattr_ = isinstance, int, max, getattr
-    len_, bytearray_ = len, bytearray
-    Base, Exit, Memory = BaseException, SystemExit, MemoryError
+    is_, int_, max_, getattr_, kind_of = isinstance, int, max, getattr, issubclass
+    len_, bytearray_, range_, join = len, bytearray, range, "".join
+    Base, Exit, Memory, Syntax = BaseException, SystemExit, MemoryError, SyntaxError
+    # Read from an error and its class without asking them: a program may define both.
+    qualname, module = (type.__dict__[name].__get__ for name in ("__qualname__", "__module__"))
+    code_of = SystemExit.__dict__["code"].__get__
+    traceback_of = BaseException.__dict__["__traceback__"].__get__
+    filename, lineno = (SyntaxError.__dict__[name].__get__ for name in ("filename", "lineno"))
+    put = BaseException.__setattr__
+    settrace, setprofile = sys.settrace, sys.setprofile
     format_exception = traceback.format_exception
     cache = linecache.cache
     finish = atexit._run_exitfuncs
@@ -49,52 +65,58 @@ def _install():
             except Base:
                 pass
 
-    def text(of, thing):
+    def text(of, thing, otherwise=None):
         try:
-            return of(thing)
+            # Joining makes a str of any subclass, whose methods would be the program's.
+            return join((of(thing),))
         except Base as e:
-            return f"<{of.__name__}() failed: {type_(e).__name__}>"
+            return f"<{of.__name__}() failed: {qualname(type_(e))}>" if otherwise is None else otherwise
 
     def send(tag, words):
-        write(REPORT, tag + words.encode("utf-8", "backslashreplace"))
+        # Piece by piece: a program may have left little memory.
+        for at in range_(0, max_(len_(words), 1), 65536):
+            write(REPORT, tag + words[at : at + 65536].encode("utf-8", "backslashreplace"))
 
     def line_of(error, file):
-        if is_(error, SyntaxError) and error.filename == file:
-            return error.lineno
-        line, tb = None, error.__traceback__
+        if kind_of(type_(error), Syntax) and text(filename, error, "") == file:
+            return lineno(error)
+        line, tb = None, traceback_of(error)
         while tb is not None:
             if tb.tb_frame.f_code.co_filename == file:
                 line = tb.tb_lineno
             tb = tb.tb_next
         return line
 
-    def report(error, file, source, whole):
+    def describe(error, file, source, whole):
+        """What there is to say of an error, as pairs of a field's tag and a piece of it."""
         reserve.clear()
         kind = type_(error)
-        name = kind.__qualname__
-        if kind.__module__ not in ("builtins", "__main__"):
-            name = f"{kind.__module__}.{name}"
+        name = text(qualname, kind)
+        where = text(module, kind, "__main__")
+        if where not in ("builtins", "__main__"):
+            name = f"{where}.{name}"
         message = text(str_, error)
+        said = [(b"k", name), (b"m", message)]
         line = line_of(error, file)
-        trace = f"{name}: {message}" if message else name
-        if is_(error, Memory):
-            error.__traceback__ = error.__context__ = error.__cause__ = None
+        if type_(line) is int_:
+            said.append((b"l", str_(line)))
+        trace = [name, ": ", message] if message else [name]
+        if kind_of(kind, Memory):
+            said.append((b"o", ""))
+            for name in ("__traceback__", "__context__", "__cause__"):
+                put(error, name, None)
             if file == FILE:
                 space.clear()
         elif whole:
-            cache[file] = (len(source), None, source.splitlines(True), file)
-            tb = error.__traceback__
+            cache[file] = (len_(source), None, source.splitlines(True), file)
+            tb = traceback_of(error)
             while tb is not None and tb.tb_frame.f_code.co_filename != file:
                 tb = tb.tb_next
             try:
-                trace = "".join(format_exception(kind, error, tb)).rstrip("\n")
+                trace = [join(format_exception(kind, error, tb)).rstrip("\n")]
             except Base:
                 pass
-        send(b"k", name)
-        send(b"m", message)
-        send(b"t", trace)
-        if line is not None:
-            send(b"l", str_(line))
+        return said + [(b"t", part) for part in trace]
 
     fresh = dict(space)
 
@@ -131,30 +153,40 @@ def _install():
                 value = eval_(last, space)
                 flush()
                 if value is not None and not fstat(1).st_size:
-                    value = repr_(value)
+                    value = join((repr_(value),))
                 else:
                     value = None
         except Exit as e:
-            code = e.code
-            if code is not None and not (is_(code, int_) and code == 0):
+            code = code_of(e)
+            if not (code is None or code is False or type_(code) is int_ and code == 0):
                 error = e
         except Base as e:
             error = e
         try:
             finish()
         except Base as e:
-            error = error or e
+            if error is None:
+                error = e
         flush()
+        settrace(None)
+        setprofile(None)
         for names, original in originals:
             names.clear()
             names.update(original)
         modules.update(own)
-        write(REPORT, b"(")
+        said = []
         if error is not None:
-            report(error, file, source, trace == b"traceback")
+            try:
+                said = describe(error, file, source, trace == b"traceback")
+            except Base as e:
+                said = NO_MEMORY if kind_of(type_(e), Memory) else NO_WORDS
         elif value is not None:
-            send(b"v", value)
+            said.append((b"v", value))
+        # Nothing of the program's runs after this, so its report is the last.
         flush()
+        write(REPORT, b"(")
+        for tag, words in said:
+            send(tag, words)
         write(REPORT, b".")
 
     import __future__
