@@ -27,6 +27,7 @@ mod host;
 mod image;
 mod limits;
 mod memory;
+mod meter;
 mod outcome;
 mod pool;
 mod process;

@@ -9,9 +9,9 @@ use wasmer::{
 };
 
 use crate::SandboxError;
-use crate::engine::{FUEL, GLOBAL};
 use crate::host::{Archive, Host, State, imports};
 use crate::memory::{Original, Plan, Resident, Slot, page_size, with_plan};
+use crate::meter::{FUEL, GLOBAL};
 use crate::session::{Delta, Head};
 
 /// What the instance's imports see.

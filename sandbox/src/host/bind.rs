@@ -3,7 +3,7 @@
 use wasmer::{Function, FunctionEnv, FunctionEnvMut, Imports, RuntimeError, Store, Value};
 
 use super::{Errno, Guest, Host, Result};
-use crate::engine::BULK;
+use crate::meter::BULK;
 use crate::vm::World;
 
 type Env<'a> = FunctionEnvMut<'a, World>;

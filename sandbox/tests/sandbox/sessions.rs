@@ -79,17 +79,15 @@ fn where_a_session_is_parked_does_not_show() {
         })
         .collect();
     let mut all: Vec<Session> = vec![Session::default(); n];
-    for step in 0..3 {
-        for k in 0..n {
-            let i = k * 7 % n;
-            let s = if (i + step) % 2 == 0 { &mut a } else { &mut b };
-            let o = timeless(s.run_in(&mut all[i], &blocks(i)[step]));
-            assert_eq!(o, alone[i][step], "session {i}, block {step}");
-            match i % 3 {
-                0 => all[i].spill(&spill).unwrap(),
-                1 => all[i] = Session::from_bytes(&all[i].to_bytes().unwrap()).unwrap(),
-                _ => all[i] = all[i].clone(),
-            }
+    for (step, k) in (0..3).flat_map(|step| (0..n).map(move |k| (step, k))) {
+        let i = k * 7 % n;
+        let s = if (i + step) % 2 == 0 { &mut a } else { &mut b };
+        let o = timeless(s.run_in(&mut all[i], &blocks(i)[step]));
+        assert_eq!(o, alone[i][step], "session {i}, block {step}");
+        match i % 3 {
+            0 => all[i].spill(&spill).unwrap(),
+            1 => all[i] = Session::from_bytes(&all[i].to_bytes().unwrap()).unwrap(),
+            _ => all[i] = all[i].clone(),
         }
     }
 }

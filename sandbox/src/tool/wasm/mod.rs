@@ -47,9 +47,9 @@ pub(crate) use self::tunables::TABLE;
 use self::tunables::ToolTunables;
 use super::{Cancel, Spec, Tool, ToolError, ToolOutput};
 use crate::capture::Capture;
-use crate::engine::{FUEL, Meter};
 use crate::error::one_line;
 use crate::memory::{PAGE, Plan, Slot, with_plan};
+use crate::meter::{FUEL, Meter};
 use crate::watchdog::Watch;
 use crate::{Limit, Limits};
 
@@ -185,7 +185,7 @@ impl Program {
         let failed = |e: &dyn std::fmt::Display| format!("cannot compile it: {}", one_line(&e.to_string()));
         let wasm = wasmer::wat2wasm(bytes).map_err(|e| failed(&e))?;
         let mut config = Cranelift::new();
-        config.push_middleware(Arc::new(Meter::new(false)));
+        config.push_middleware(Arc::new(Meter::strict()));
         config.canonicalize_nans(true);
         let mut features = Features::default();
         features.threads(false).multi_memory(false).memory64(false);

@@ -92,7 +92,7 @@ fn bulk_instructions_cost_fuel() {
         ("(memory.init $d (i32.const 0) (i32.const 0) (i32.const 4096))", 4096),
     ] {
         let output = call(&format!("{body} (i64.const 0)"), &data);
-        assert_eq!((output.fuel, output.ok), (2 + (bytes >> crate::engine::BULK), true), "{body}");
+        assert_eq!((output.fuel, output.ok), (2 + (bytes >> crate::meter::BULK), true), "{body}");
     }
 }
 
