@@ -12,12 +12,14 @@ use crate::memory::CowTunables;
 use crate::meter::Meter;
 
 /// What compiles: wasmer, and the middleware's version. Names code in cache keys.
-pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 3";
+pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 3, elf 1";
 
 /// Compiles `wasm` for this machine's CPU into bytes for [`load`]. `progress` gets the share that is done.
 pub(crate) fn compile(wasm: &[u8], progress: &mut dyn FnMut(Option<f32>)) -> Result<Vec<u8>, SandboxError> {
     let failed = |e: &dyn std::fmt::Display| SandboxError::engine("compile", e);
     let mut config = Cranelift::new();
+    // An ELF file is mapped, so that worker processes share it; wasmer copies and relocates its other format.
+    config.experimental_artifact(cfg!(target_os = "linux"));
     config.push_middleware(Arc::new(Meter::trusted(wasm)?));
     let mut features = Features::default();
     features.exceptions(true);
@@ -57,7 +59,7 @@ pub(crate) unsafe fn load(path: &Path) -> Result<(Engine, Module), SandboxError>
     let mut engine = Engine::headless();
     engine.set_tunables(CowTunables::new());
     // SAFETY: the caller's promise.
-    let module = unsafe { engine.deserialize_from_mmapped_file_unchecked(path) };
+    let module = unsafe { Module::deserialize_from_file(&engine, path) };
     Ok((engine, module.map_err(|e| SandboxError::engine("load", e))?))
 }
 

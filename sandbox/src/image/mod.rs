@@ -7,6 +7,7 @@ mod descriptor;
 mod fetch;
 mod recipe;
 mod slim;
+mod strip;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -273,7 +274,7 @@ fn make(
         let code = engine::compile(&module, &mut |fraction| {
             progress(Progress::new(Stage::Compile, fraction));
         })?;
-        write(&part.join(CODE), &code)?;
+        write(&part.join(CODE), &strip::strip(code)?)?;
     }
     // SAFETY: compiled by this call, or compared with its digest above.
     let code = unsafe { engine::load(&part.join(CODE))? };
