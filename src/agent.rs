@@ -308,7 +308,7 @@ impl Python {
             Some(sandbox) => sandbox,
             none => {
                 let image = Image::prepare(&self.cache, &self.recipe, &Source::default(), &mut |_| {})?;
-                none.insert(Sandbox::new(&image, &self.limits)?)
+                none.insert(Sandbox::builder().image(image).limits(self.limits.clone()).build()?)
             }
         };
         Ok(sandbox.run(code).into())

@@ -87,6 +87,11 @@ impl Outcome {
     pub(crate) fn lost(message: impl Into<String>) -> Self {
         Outcome::ended(Limit::Lost, "SystemError", message)
     }
+
+    /// The outcome of a call that its caller gave up.
+    pub(crate) fn cancelled() -> Self {
+        Outcome::ended(Limit::Cancelled, "CancelledError", "the call was cancelled")
+    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,20 @@ use wasmer::Interrupter;
 /// How late an interrupt may be, and how long until it is sent again.
 const TICK: Duration = Duration::from_millis(10);
 
-/// One sandbox's running call.
+/// Asked at every tick whether a call is to end. It stays true once it was.
+pub(crate) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// One interpreter's running call.
 #[derive(Default)]
 pub(crate) struct Watch {
-    call: Mutex<Option<(Instant, Interrupter)>>,
+    call: Mutex<Option<Call>>,
     fired: AtomicBool,
+}
+
+struct Call {
+    end: Instant,
+    stop: Stop,
+    interrupter: Interrupter,
 }
 
 impl Watch {
@@ -27,10 +36,10 @@ impl Watch {
         watch
     }
 
-    /// A call begins that may last until `end`.
-    pub fn begin(&self, end: Instant, interrupter: Interrupter) {
+    /// A call begins that may last until `end`, or until `stop` says so.
+    pub fn begin(&self, end: Instant, interrupter: Interrupter, stop: Stop) {
         self.fired.store(false, SeqCst);
-        *self.call.lock().expect("the watchdog does not panic") = Some((end, interrupter));
+        *self.call.lock().expect("the watchdog does not panic") = Some(Call { end, stop, interrupter });
         if WATCHES.parked.swap(false, SeqCst) {
             WATCHES.wake.notify_one();
         }
@@ -42,21 +51,14 @@ impl Watch {
         self.fired.load(SeqCst)
     }
 
-    /// Ends the running call now, from any thread.
-    pub fn cancel(&self) {
-        if let Some((end, _)) = &mut *self.call.lock().expect("the watchdog does not panic") {
-            *end = Instant::now();
-        }
-    }
-
     /// Interrupts the call if its time is over; whether there is a call.
     fn tick(&self, now: Instant) -> bool {
         let call = self.call.lock().expect("interrupting does not panic");
-        if let Some((end, interrupter)) = &*call
-            && now >= *end
+        if let Some(call) = &*call
+            && (now >= call.end || (call.stop)())
         {
             self.fired.store(true, SeqCst);
-            interrupter.interrupt();
+            call.interrupter.interrupt();
         }
         call.is_some()
     }
@@ -70,6 +72,7 @@ struct Watches {
 }
 
 static WATCHES: LazyLock<Watches> = LazyLock::new(|| {
+    crate::signal::guard();
     let thread = std::thread::Builder::new().name("sandbox watchdog".into());
     thread.spawn(watch).expect("a thread can be started");
     Watches { lock: Mutex::default(), wake: Condvar::new(), parked: AtomicBool::new(false) }

@@ -42,7 +42,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Run { file } => {
             let source = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            let outcome = Sandbox::new(&image, &Limits::from(&config))?.run(&source);
+            let mut python = Sandbox::builder().image(image).limits(Limits::from(&config)).build()?;
+            let outcome = python.run(&source);
             let mut out = std::io::stdout().lock();
             out.write_all(outcome.feedback().as_bytes())?;
             out.write_all(b"\n")?;
@@ -64,7 +65,9 @@ pub fn workers(config: &Config) -> Result<Option<Pool>, SandboxError> {
         n => n,
     };
     let image = prepared_image(&config.sandbox)?;
-    Pool::new(&image, &Limits::from(&config.sandbox), workers, Isolation::Process).map(Some)
+    // The rollout bounds what is under way.
+    let builder = Sandbox::builder().image(image).limits(Limits::from(&config.sandbox));
+    builder.isolation(Isolation::Process).queue(usize::MAX).pool(workers).map(Some)
 }
 
 /// The configured image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.

@@ -4,7 +4,7 @@ use super::{Error, ToolPool, ToolResult};
 use crate::config::SandboxConfig;
 use crossbeam_channel::RecvTimeoutError;
 use std::time::Duration;
-use toolsmith_sandbox::{Limits, Outcome, Pool};
+use toolsmith_sandbox::{Job, Limits, Outcome, Pool};
 
 impl From<&SandboxConfig> for Limits {
     fn from(c: &SandboxConfig) -> Self {
@@ -26,13 +26,13 @@ impl From<Outcome> for ToolResult {
 
 impl ToolPool for Pool {
     fn submit(&self, id: u64, code: String) -> Result<(), Error> {
-        Pool::submit(self, id, code);
-        Ok(())
+        let job = Job { retry: true, ..Job::new(id, code) };
+        Pool::submit(self, job).map_err(|e| Error::Tool(e.to_string()))
     }
 
     fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
         match self.completions().recv_timeout(wait) {
-            Ok((id, outcome)) => Ok(Some((id, outcome.into()))),
+            Ok(done) => Ok(Some((done.id, done.outcome.into()))),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Tool("every worker has stopped".into())),
         }

@@ -19,7 +19,7 @@ use wasmer_vm::{
 };
 
 pub(crate) use slot::{Original, Resident, Slot};
-pub(crate) use written::page_size;
+pub(crate) use written::{PAGEMAP_SCAN, page_size};
 
 /// Bytes of a WebAssembly page.
 pub(crate) const PAGE: usize = 65536;

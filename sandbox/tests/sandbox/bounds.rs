@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use toolsmith_sandbox::{Limit, Limits, Sandbox, SandboxError};
+use toolsmith_sandbox::{Limit, Limits, SandboxError};
 
-use crate::{image, kind, run, sandbox};
+use crate::{builder, kind, run, sandbox};
 
 fn small() -> Limits {
     Limits { fuel: 300_000_000, memory_mb: 256, ..Limits::default() }
@@ -134,7 +134,7 @@ fn limits_that_cannot_hold_are_refused() {
         Limits { fuel: 0, ..Limits::default() },
         Limits { wall_ms: 0, ..Limits::default() },
     ] {
-        let Err(e) = Sandbox::new(image(), &limits) else { panic!("{limits:?} was taken") };
+        let Err(e) = builder(&limits).build() else { panic!("{limits:?} was taken") };
         assert!(matches!(e, SandboxError::Limits { .. }) && e.to_string().starts_with("limits."), "{e}");
     }
     assert!(serde_json::from_str::<Limits>("{\"fule\": 1}").is_err());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use toolsmith_sandbox::{Image, Limits, Recipe, Sandbox, SandboxError, Source, Stage};
+use toolsmith_sandbox::{Image, Recipe, Sandbox, SandboxError, Source, Stage};
 
 use crate::image;
 
@@ -69,7 +69,7 @@ fn an_altered_snapshot_is_rebuilt() {
     assert_eq!(stages, [Stage::Snapshot]);
     // Taking a snapshot is deterministic too: the same bytes come out.
     assert_eq!(std::fs::read(folder.join("manifest.json")).unwrap(), manifest);
-    let mut python = Sandbox::new(&made, &Limits::default()).unwrap();
+    let mut python = Sandbox::builder().image(made).build().unwrap();
     assert_eq!(python.run("print(1)").stdout, "1\n");
     // Nothing half-written stays beside it.
     let left: Vec<_> =

@@ -12,7 +12,7 @@ mod sessions;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use toolsmith_sandbox::{Image, Limits, Outcome, Recipe, Sandbox, Source};
+use toolsmith_sandbox::{Builder, Image, Limits, Outcome, Recipe, Sandbox, Source};
 
 /// The prepared image, made once.
 fn image() -> &'static Image {
@@ -28,8 +28,13 @@ fn worker() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_toolsmith-sandbox-worker"))
 }
 
+/// Of the image above, in threads.
+fn builder(limits: &Limits) -> Builder {
+    Sandbox::builder().image(image().clone()).limits(limits.clone())
+}
+
 fn sandbox(limits: &Limits) -> Sandbox {
-    Sandbox::new(image(), limits).unwrap()
+    builder(limits).build().unwrap()
 }
 
 /// One program in an interpreter of its own, under the default limits.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Recipe, Sandbox};
+use toolsmith_sandbox::{Image, Job, Recipe, Sandbox};
 
 use crate::{image, worker};
 
@@ -17,13 +17,13 @@ fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
 #[ignore = "prints times; asserts nothing about them"]
 fn measure() {
     image();
-    let limits = Limits::default();
     let (fresh, open) = timed(|| Image::open(&Image::default_cache(), &Recipe::default()).unwrap());
-    let (mut python, first) = timed(|| Sandbox::new(&fresh, &limits).unwrap());
+    let built = || Sandbox::builder().image(fresh.clone());
+    let (mut python, first) = timed(|| built().build().unwrap());
     println!("check the image {open:?}, load it {first:?}");
-    let (_, more) = timed(|| Sandbox::new(&fresh, &limits).unwrap());
+    let (_, more) = timed(|| built().build().unwrap());
     println!("a further interpreter {more:?}");
-    let (_, process) = timed(|| Pool::with_worker(&fresh, &limits, 1, worker()).unwrap());
+    let (_, process) = timed(|| built().worker(worker()).pool(1).unwrap());
     println!("a worker process {process:?}");
     for (name, source) in [
         ("print(2**100)", "print(2**100)"),
@@ -40,14 +40,11 @@ fn measure() {
         let fuel = python.run(source).fuel;
         println!("{name}: p50 {:?}, p99 {:?}, fuel {fuel}", times[calls / 2], times[calls * 99 / 100]);
     }
-    for (name, isolation) in [("threads", Isolation::Thread), ("processes", Isolation::Process)] {
-        let pool = match isolation {
-            Isolation::Thread => Pool::new(&fresh, &limits, 2, isolation).unwrap(),
-            Isolation::Process => Pool::with_worker(&fresh, &limits, 2, worker()).unwrap(),
-        };
+    for (name, builder) in [("threads", built()), ("processes", built().worker(worker()))] {
+        let pool = builder.pool(2).unwrap();
         let calls = 2000;
         let (_, all) = timed(|| {
-            (0..calls).for_each(|i| pool.submit(i, format!("print({i} ** 3)")));
+            (0..calls).for_each(|i| pool.submit(Job::new(i, format!("print({i} ** 3)"))).unwrap());
             (0..calls).for_each(|_| drop(pool.completions().recv().unwrap()));
         });
         println!("2 {name}: {:.0} prints a second", calls as f64 / all.as_secs_f64());

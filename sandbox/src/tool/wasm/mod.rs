@@ -263,14 +263,10 @@ impl Program {
         let budget = limits.fuel.min(i64::MAX as u64) as i64;
         live.fuel.set(&mut live.store, Wasm::I64(budget)).expect("the fuel global is a mutable i64");
         let watch = Watch::new();
-        watch.begin(end, live.store.interrupter());
-        let hook = cancel.on_fire({
-            let watch = watch.clone();
-            move || watch.cancel()
-        });
+        let told = cancel.clone();
+        watch.begin(end, live.store.interrupter(), Arc::new(move || told.is_fired()));
         let replied = live.initialize().and_then(|()| body(&mut live));
         let interrupted = watch.end();
-        drop(hook);
         let left = live.fuel.get(&mut live.store).unwrap_i64();
         let mut output = match replied {
             Ok((range, failed)) => live.read(range, failed, limits),

@@ -1,0 +1,223 @@
+//! One interpreter in the calling thread: a program in, an [`Outcome`] out, and the interpreter as before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use wasmer::RuntimeError;
+use wasmer_types::TrapCode;
+
+use crate::memory::PAGE;
+use crate::snapshot::RUN;
+use crate::vm::Vm;
+use crate::watchdog::{Stop, Watch};
+use crate::{Image, Limit, Limits, Outcome, PythonError, SandboxError, Session};
+
+/// Calls after which an instance is made anew, because wasmer keeps every exception object thrown until its store goes
+/// (wasmerio/wasmer#5718).
+const CALLS: u32 = 1000;
+
+/// An interpreter of its own. Every [`call`](Interpreter::call) starts from the same snapshot.
+pub(crate) struct Interpreter {
+    image: Image,
+    limits: Limits,
+    vm: Option<Vm>,
+    calls: u32,
+    watch: Arc<Watch>,
+}
+
+impl Interpreter {
+    /// Maps the image's snapshot; a few milliseconds, once a process has loaded the image.
+    ///
+    /// # Errors
+    /// [`SandboxError::Limits`] for limits under which nothing can run; a damaged image.
+    pub fn new(image: &Image, limits: &Limits) -> Result<Self, SandboxError> {
+        limits.check(image.registers().pages)?;
+        let (image, limits, watch) = (image.clone(), limits.clone(), Watch::new());
+        let mut interpreter = Interpreter { image, limits, vm: None, calls: 0, watch };
+        interpreter.ready()?;
+        Ok(interpreter)
+    }
+
+    /// Drops the interpreter; the next call makes a new one.
+    pub fn discard(&mut self) {
+        self.vm = None;
+    }
+
+    /// A digest of all that the next call starts from: memory, globals, and what the host keeps.
+    pub fn digest(&mut self) -> Result<[u8; 32], SandboxError> {
+        let vm = self.ready()?;
+        let mut hash = Sha256::new();
+        hash.update(vm.memory());
+        hash.update(serde_json::to_vec(&vm.registers()).expect("plain data"));
+        Ok(hash.finalize().into())
+    }
+
+    /// The instance, made anew where the last is gone.
+    pub fn ready(&mut self) -> Result<&mut Vm, SandboxError> {
+        if self.vm.is_none() {
+            let loaded = self.image.load()?;
+            let (engine, module) = &loaded.code;
+            self.vm = Some(Vm::new(
+                engine,
+                module,
+                loaded.archive.clone(),
+                Some((loaded.memory.clone(), self.image.registers())),
+                self.limits.memory_mb as usize * 16,
+            )?);
+            self.calls = 0;
+        }
+        Ok(self.vm.as_mut().expect("made above"))
+    }
+
+    /// Runs a program to its end, to a limit or until `stop` says so; in a session, as its next block.
+    pub fn call(&mut self, source: &str, mut session: Option<&mut Session>, stop: &Stop) -> Outcome {
+        let started = Instant::now();
+        let (image, limits, watch) = (self.image.clone(), self.limits.clone(), self.watch.clone());
+        if stop() {
+            return Outcome::cancelled();
+        }
+        let vm = match self.ready() {
+            Ok(vm) => vm,
+            Err(e) => return Outcome::lost(e.to_string()),
+        };
+        if let Some(session) = &session {
+            match session.delta() {
+                Err(e) => return Outcome::crashed(format!("the session cannot be read: {e}")),
+                Ok(Some(delta)) if delta.head.image != image.name() || !vm.resume(&delta) => {
+                    self.vm = None;
+                    return Outcome::crashed(match delta.head.image == image.name() {
+                        true => "the session needs more memory than memory_mb allows",
+                        false => "the session is of another image",
+                    });
+                }
+                Ok(_) => {}
+            }
+        }
+        let block = session.as_ref().map_or(0, |s| s.blocks().saturating_add(1));
+        let trace = if limits.traceback { "traceback" } else { "last" };
+        let request = format!("{trace} {block}\n{source}").into_bytes();
+        vm.host().begin(request, limits.output_bytes);
+        vm.set_fuel(limits.fuel);
+        let end = started + Duration::from_millis(limits.wall_ms);
+        watch.begin(end, vm.interrupter(), stop.clone());
+        let ended = vm.turn(RUN);
+        let interrupted = watch.end();
+        let broken = ended.is_err() || interrupted;
+        if let Some(session) = &mut session {
+            session.advance(ended.is_ok().then(|| vm.park(image.name())));
+        }
+        let why = interrupted.then(|| if stop() { Limit::Cancelled } else { Limit::Wall });
+        let mut outcome = outcome(vm, ended, why, &limits);
+        self.calls += 1;
+        // After a trap the instance may hold on to anything; a late interrupt could still hit its next call.
+        if broken || self.calls >= CALLS {
+            self.vm = None;
+        } else if let Some(vm) = &mut self.vm
+            && vm.reset(image.registers()).is_err()
+        {
+            self.vm = None;
+        }
+        outcome.wall = started.elapsed().as_secs_f64();
+        outcome
+    }
+}
+
+/// What the interpreter, the host and the way the call ended say together.
+fn outcome(
+    vm: &mut Vm,
+    ended: Result<i32, RuntimeError>,
+    interrupted: Option<Limit>,
+    limits: &Limits,
+) -> Outcome {
+    let left = vm.fuel();
+    let denied = vm.slot().denied() > 0;
+    let memory_peak = (vm.slot().peak() * PAGE) as u64;
+    let host = vm.host();
+    let (exit, report) = (host.exit, host.report.clone());
+    let (stdout, cut_out) = host.out.finish();
+    let (stderr, cut_err) = host.err.finish();
+    let mut truncated = cut_out + cut_err;
+    let mut field = |tag| {
+        report.field(tag).map(|(text, cut)| {
+            truncated += cut;
+            text
+        })
+    };
+    let (mut value, mut error, mut limit_hit) = (None, None, None);
+    match ended {
+        Ok(_) if report.done => {
+            value = field(b'v');
+            error = field(b'k').map(|kind| PythonError {
+                kind,
+                message: field(b'm').unwrap_or_default(),
+                line: field(b'l').and_then(|l| l.parse().ok()),
+                traceback: field(b't').unwrap_or_default(),
+            });
+            if report.field(b'o').is_some() {
+                limit_hit = Some(Limit::Memory);
+            }
+        }
+        // The driver itself failed: there was no memory left to report in, or the program broke it.
+        Ok(_) if denied => (error, limit_hit) = memory(limits),
+        Ok(status) => {
+            let last = stderr.lines().rev().find(|l| !l.trim().is_empty());
+            let why = last.unwrap_or("it reported nothing");
+            error = Some(PythonError::new(
+                "SystemError",
+                format!("the interpreter ended with status {status}: {why}"),
+            ));
+        }
+        Err(_) if exit == Some(0) => {}
+        Err(_) if exit.is_some_and(|status| status < 128) => {
+            error = Some(PythonError::new("SystemExit", exit.unwrap_or(0).to_string()));
+        }
+        Err(_) if left < 0 => {
+            let why = format!("the program ran too long (more than {} steps)", limits.fuel);
+            error = Some(PythonError::new("TimeoutError", why));
+            limit_hit = Some(Limit::Fuel);
+        }
+        // The trap's own code is no help: wasmer names an interrupt after the instruction that it hit, where that is one
+        // that can trap by itself.
+        Err(_) if interrupted == Some(Limit::Cancelled) => {
+            Outcome { error, limit_hit, .. } = Outcome::cancelled();
+        }
+        Err(_) if interrupted.is_some() => {
+            let why = format!("the program ran longer than {} ms", limits.wall_ms);
+            error = Some(PythonError::new("TimeoutError", why));
+            limit_hit = Some(Limit::Wall);
+        }
+        Err(trap) => match trap.clone().to_trap() {
+            Some(TrapCode::StackOverflow) => {
+                let why = "the interpreter's stack overflowed".into();
+                error = Some(PythonError::new("RecursionError", why));
+                limit_hit = Some(Limit::Crash);
+            }
+            _ if denied => (error, limit_hit) = memory(limits),
+            _ => {
+                let why = format!("the interpreter crashed ({})", trap.message());
+                error = Some(PythonError::new("SystemError", why));
+                limit_hit = Some(Limit::Crash);
+            }
+        },
+    }
+    if limit_hit.is_none() && truncated > 0 {
+        limit_hit = Some(Limit::Output);
+    }
+    Outcome {
+        stdout,
+        stderr,
+        value,
+        error,
+        fuel: limits.fuel.min(i64::MAX as u64) - left.max(0) as u64,
+        wall: 0.0,
+        memory_peak,
+        limit_hit,
+        truncated,
+    }
+}
+
+fn memory(limits: &Limits) -> (Option<PythonError>, Option<Limit>) {
+    let why = format!("the program used more than {} MB", limits.memory_mb);
+    (Some(PythonError::new("MemoryError", why)), Some(Limit::Memory))
+}
