@@ -25,6 +25,7 @@ mod engine;
 mod error;
 mod host;
 mod image;
+mod immortal;
 mod interpreter;
 mod limits;
 mod memory;

@@ -8,9 +8,9 @@ use crate::SandboxError;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Steps a program may take: loop iterations, indirect and recursive calls of the interpreter, and bytes moved. and one for every 16 bytes
-    /// that it copies in bulk. The same program takes the same number everywhere, so this is what makes a time-out
-    /// reproducible. A second of Python is about 2.5e8.
+    /// Steps a program may take: loop iterations of the interpreter, its indirect and recursive calls, and one for every
+    /// 16 bytes that it copies in bulk. The same program takes the same number everywhere, so this is what makes a
+    /// time-out reproducible. A second of Python is about 2.5e8.
     pub fuel: u64,
     /// Linear memory in MiB, the warmed interpreter's own (96) included. Beyond it Python raises MemoryError.
     pub memory_mb: u32,

@@ -6,12 +6,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use wasmer::{Engine, Module};
 
 use crate::error::one_line;
 use crate::host::Archive;
-use crate::memory::PAGE;
+use crate::immortal;
+use crate::memory::{Original, PAGE};
 use crate::vm::{Registers, Vm};
 use crate::{Progress, Recipe, SandboxError, Stage};
 
@@ -25,11 +27,12 @@ const MAX_PAGES: usize = 16 * 1024;
 const OUTPUT: usize = 4096;
 
 /// What a snapshot depends on beside the image's code, for a cache key.
-pub(crate) fn sources() -> [&'static str; 5] {
-    [DRIVER, WARM_UP, RUN, SETTLE, "layout 1"]
+pub(crate) fn sources() -> [&'static str; 7] {
+    let [objects, fill] = immortal::sources();
+    [DRIVER, WARM_UP, RUN, SETTLE, "layout 4", objects, fill]
 }
 
-/// Warms an interpreter up, writes its memory to `to` (zero pages as holes) and gives the rest of its state.
+/// Warms an interpreter up, makes its objects immortal, writes its memory to `to` and gives the rest of its state.
 pub(crate) fn take(
     (engine, module): &(Engine, Module),
     archive: Archive,
@@ -38,54 +41,82 @@ pub(crate) fn take(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Registers, SandboxError> {
     let failed = |e: String| SandboxError::WarmUp(one_line(&e));
-    let mut vm = Vm::new(engine, module, archive, None, MAX_PAGES)?;
+    let mut vm = Vm::new(engine, module, archive.clone(), None, MAX_PAGES)?;
     vm.initialize().map_err(|e| failed(format!("_initialize: {}", e.message())))?;
     let programs: Vec<&str> = WARM_UP.split("# ----\n").collect();
     // Two rounds: the first imports and compiles, the second runs what the first specialised.
     let rounds = 2;
+    let total = ((rounds + 1) * programs.len() + recipe.preimport.len() + 4) as f32;
     let mut step = 0.0;
-    let mut turn = |code: &str, program: Option<&str>| {
-        let total = (rounds * programs.len() + recipe.preimport.len() + 4) as f32;
+    let mut turn = |vm: &mut Vm, code: &str, program: Option<&str>| {
         progress(Progress::new(Stage::Snapshot, Some(step / total)));
         step += 1.0;
-        let stdin = program.map(|p| format!("last 0\n{p}").into_bytes());
-        vm.host().begin(stdin.unwrap_or_default(), OUTPUT);
-        vm.set_fuel(i64::MAX as u64);
-        let status = vm.turn(code);
-        let host = vm.host();
-        let said = host.err.finish().0;
-        let error = host.report.field(b't').map(|t| t.0);
-        match status {
-            Ok(0) if error.is_none() && (program.is_none() || host.report.done) => Ok(()),
-            Ok(status) => Err(error.unwrap_or_else(|| format!("status {status}: {said}"))),
-            Err(e) => Err(format!("{}: {said}", e.message())),
-        }
+        turn(vm, code, program)
     };
-    turn(DRIVER, None).map_err(failed)?;
+    turn(&mut vm, DRIVER, None).map_err(failed)?;
     for program in programs.iter().cycle().take(rounds * programs.len()) {
-        turn(RUN, Some(program)).map_err(failed)?;
+        turn(&mut vm, RUN, Some(program)).map_err(failed)?;
     }
     for name in &recipe.preimport {
-        turn(RUN, Some(&format!("import {name}"))).map_err(|why| {
+        turn(&mut vm, RUN, Some(&format!("import {name}"))).map_err(|why| {
             let why = why.strip_prefix("ModuleNotFoundError: ").unwrap_or(&why);
             recipe.failed(name, &one_line(why))
         })?;
     }
     // What programs left in the module they ran in, and in the packages' own settings, must not greet the next.
-    turn("__import__('sys').modules['_toolsmith'].reset()", None).map_err(failed)?;
-    turn(SETTLE, None).map_err(failed)?;
-    turn(RUN, Some("1")).map_err(failed)?;
+    turn(&mut vm, "__import__('sys').modules['_toolsmith'].reset()", None).map_err(failed)?;
+    turn(&mut vm, SETTLE, None).map_err(failed)?;
+    turn(&mut vm, RUN, Some("1")).map_err(failed)?;
 
-    let memory = vm.memory();
-    let file = File::create(to).map_err(SandboxError::io(to))?;
-    file.set_len(memory.len() as u64).map_err(SandboxError::io(to))?;
-    let block = PAGE / 16;
-    for (i, bytes) in memory.chunks(block).enumerate() {
-        if bytes.iter().any(|b| *b != 0) {
-            let at = (i * block) as u64;
-            file.write_all_at(bytes, at).map_err(SandboxError::io(to))?;
-        }
+    let registers = vm.registers();
+    let mut memory = vm.memory().to_vec();
+    drop(vm);
+    let original = write(to, &memory)?;
+    let max_pages = memory.len() / PAGE + MAX_PAGES;
+    immortal::make(&mut memory, || {
+        Vm::new(engine, module, archive.clone(), Some((original.clone(), &registers)), max_pages)
+    })?;
+    drop(original);
+    let original = write(to, &memory)?;
+    // Were a word taken for a count that is none, this would hardly run.
+    let mut vm = Vm::new(engine, module, archive, Some((original, &registers)), max_pages)?;
+    for program in programs {
+        turn(&mut vm, RUN, Some(program)).map_err(failed)?;
     }
-    file.sync_all().map_err(SandboxError::io(to))?;
-    Ok(vm.registers())
+    Ok(registers)
+}
+
+/// Runs `code`; where there is a `program`, as the one that waits on standard input.
+fn turn(vm: &mut Vm, code: &str, program: Option<&str>) -> Result<(), String> {
+    let stdin = program.map(|p| format!("last 0\n{p}").into_bytes());
+    vm.host().begin(stdin.unwrap_or_default(), OUTPUT);
+    vm.set_fuel(i64::MAX as u64);
+    let status = vm.turn(code);
+    let host = vm.host();
+    let said = host.err.finish().0;
+    let error = host.report.field(b't').map(|t| t.0);
+    match status {
+        Ok(0) if error.is_none() && (program.is_none() || host.report.done) => Ok(()),
+        Ok(status) => Err(error.unwrap_or_else(|| format!("status {status}: {said}"))),
+        Err(e) => Err(format!("{}: {said}", e.message())),
+    }
+}
+
+/// Writes a snapshot's memory, zero pages as holes.
+fn write(to: &Path, memory: &[u8]) -> Result<Arc<Original>, SandboxError> {
+    let written = || {
+        // A file that is mapped is not written to: each is a new one.
+        let _ = std::fs::remove_file(to);
+        let file = File::options().read(true).write(true).create_new(true).open(to)?;
+        file.set_len(memory.len() as u64)?;
+        let block = PAGE / 16;
+        for (i, bytes) in memory.chunks(block).enumerate() {
+            if bytes.iter().any(|b| *b != 0) {
+                file.write_all_at(bytes, (i * block) as u64)?;
+            }
+        }
+        file.sync_all()?;
+        Original::new(file)
+    };
+    written().map(Arc::new).map_err(SandboxError::io(to))
 }

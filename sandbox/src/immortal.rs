@@ -1,0 +1,76 @@
+//! Making the snapshot's objects immortal, so that looking at one does not write to it.
+//!
+//! CPython counts references in the object. A program that only walks through sympy thus writes to most pages of it, and each
+//! costs a fault and a copy. An object whose count lies above a threshold (PEP 683) is never counted nor freed, and what is in
+//! the snapshot is never freed anyway: the next reset brings it back.
+//!
+//! Which words are counts is found by asking an interpreter for its objects. Asking makes objects, too; so two are asked, of
+//! which one has filled the gaps of its heap before. What both name was there in the snapshot.
+
+use std::collections::BTreeSet;
+
+use crate::SandboxError;
+use crate::error::one_line;
+use crate::vm::Vm;
+
+const OBJECTS: &str = include_str!("python/objects.py");
+/// Takes blocks of every size that the allocators tell apart.
+const FILL: &str = "_fill = [bytes(n) for _ in range(4) for n in [*range(600), *range(600, 60000, 128)]]";
+/// More references than any object has, and less than any address of a heap above the static data: the first word of a freed
+/// object, which may be asked about again under the same address, is the address of another.
+const MOST: u32 = 1 << 22;
+/// `_Py_IMMORTAL_INITIAL_REFCNT` of a 32-bit CPython (3.14 and later).
+const IMMORTAL: u32 = 5 << 28;
+
+/// What this adds to a cache key.
+pub(crate) fn sources() -> [&'static str; 2] {
+    [OBJECTS, FILL]
+}
+
+/// Sets the reference counts of the objects in `memory`, a snapshot of which `start` makes an interpreter.
+pub(crate) fn make(
+    memory: &mut [u8],
+    mut start: impl FnMut() -> Result<Vm, SandboxError>,
+) -> Result<(), SandboxError> {
+    let first = objects(&mut start()?)?;
+    let mut filled = start()?;
+    turn(&mut filled, FILL)?;
+    let second = objects(&mut filled)?;
+    for at in first.intersection(&second) {
+        let count = memory.get_mut(*at as usize..*at as usize + 4);
+        let count = count.ok_or_else(|| failed("an object lies outside of the snapshot"))?;
+        let now = u32::from_le_bytes(count.try_into().expect("four bytes"));
+        if (1..MOST).contains(&now) {
+            count.copy_from_slice(&IMMORTAL.to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// The addresses of the interpreter's objects.
+fn objects(vm: &mut Vm) -> Result<BTreeSet<u32>, SandboxError> {
+    let said = turn(vm, OBJECTS)?;
+    let place: Option<Vec<usize>> = said.split_whitespace().map(|n| n.parse().ok()).collect();
+    let words = match place.as_deref() {
+        Some([at, words]) => words.checked_mul(4).and_then(|len| vm.memory().get(*at..)?.get(..len)),
+        _ => None,
+    };
+    let words = words.ok_or_else(|| failed(&said))?;
+    Ok(words.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().expect("four bytes"))).collect())
+}
+
+fn turn(vm: &mut Vm, code: &str) -> Result<String, SandboxError> {
+    vm.host().begin(Vec::new(), 4096);
+    vm.set_fuel(i64::MAX as u64);
+    let status = vm.turn(code);
+    let (out, err) = (vm.host().out.finish().0, vm.host().err.finish().0);
+    match status {
+        Ok(0) => Ok(out),
+        Ok(_) => Err(failed(&err)),
+        Err(e) => Err(failed(&format!("{}: {err}", e.message()))),
+    }
+}
+
+fn failed(why: &str) -> SandboxError {
+    SandboxError::WarmUp(format!("its objects cannot be found: {}", one_line(why)))
+}
