@@ -21,7 +21,7 @@ pub(super) struct Child {
     process: std::process::Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
-    /// Bytes written of the last message.
+    /// Bytes written since the last answer.
     sent: usize,
 }
 
@@ -77,10 +77,10 @@ impl Child {
 
     /// Writes a message, while `until` lets it: a worker that was stopped reads nothing.
     pub fn send(&mut self, message: &[u8], until: Until) -> io::Result<()> {
-        self.sent = 0;
-        while self.sent < message.len() {
-            match self.stdin.write(&message[self.sent..]) {
-                Ok(n) => self.sent += n,
+        let mut rest = message;
+        while !rest.is_empty() {
+            match self.stdin.write(rest) {
+                Ok(n) => (self.sent, rest) = (self.sent + n, &rest[n..]),
                 Err(e) => self.blocked(e, self.stdin.as_raw_fd(), libc::POLLOUT, until)?,
             }
         }
@@ -100,6 +100,7 @@ impl Child {
         let mut message = vec![0; head + body];
         self.fill(&mut message, until)?;
         let body = message.split_off(head);
+        self.sent = 0;
         Ok((serde_json::from_slice(&message)?, body))
     }
 
@@ -131,7 +132,7 @@ impl Child {
         }
     }
 
-    /// Whether the worker has read nothing of the last message: the call that it asks for has not begun.
+    /// Whether the worker has read nothing since its last answer: the call it was asked for has not begun.
     pub fn unread(&self) -> bool {
         let mut waiting: libc::c_int = 0;
         // SAFETY: fills an int. Where a pipe's writing end does not tell, the call counts as begun.

@@ -66,12 +66,13 @@ mod filter {
     use seccompiler::SeccompCmpArgLen::Dword;
     use seccompiler::SeccompCmpOp::{Eq, Le, MaskedEq, Ne};
     use seccompiler::{
-        BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule,
+        BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
     };
 
     use crate::memory::PAGEMAP_SCAN;
 
-    /// Allowed with any arguments. Nothing here names a file, a socket, another process or code.
+    /// Allowed with any arguments. Nothing here names a file, a socket, another process or code; what is open is standard input,
+    /// files of the image and the page map, all to be read only. After a trap wasmer reads the code's file again.
     const FREE: &[libc::c_long] = &[
         libc::SYS_brk,
         libc::SYS_clock_gettime,
@@ -83,6 +84,7 @@ mod filter {
         libc::SYS_getpid,
         libc::SYS_getrandom,
         libc::SYS_gettid,
+        libc::SYS_lseek,
         libc::SYS_madvise,
         libc::SYS_mremap,
         libc::SYS_munmap,
@@ -90,6 +92,7 @@ mod filter {
         libc::SYS_poll,
         libc::SYS_ppoll,
         libc::SYS_pread64,
+        libc::SYS_read,
         libc::SYS_restart_syscall,
         libc::SYS_rt_sigaction,
         libc::SYS_rt_sigprocmask,
@@ -98,13 +101,30 @@ mod filter {
         libc::SYS_sigaltstack,
     ];
 
+    /// Refused with EPERM, which std, asking for a file's length before it reads it, does not mind. They can name a file.
+    const DECLINED: &[libc::c_long] = &[libc::SYS_statx, libc::SYS_newfstatat];
+
     pub fn install() -> io::Result<()> {
-        let program = program().map_err(io::Error::other)?;
-        // Sets no_new_privs, and reaches the watchdog's thread too.
-        seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
+        for program in [declined(), allowed()] {
+            // Sets no_new_privs, and reaches the watchdog's thread too.
+            let program = program.map_err(io::Error::other)?;
+            seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 
-    fn program() -> Result<BpfProgram, BackendError> {
+    /// Of several filters the strictest answer counts.
+    fn declined() -> Result<BpfProgram, BackendError> {
+        let rules = DECLINED.iter().map(|n| (*n, vec![])).collect();
+        let no = SeccompAction::Errno(libc::EPERM as u32);
+        SeccompFilter::new(rules, SeccompAction::Allow, no, arch()?)?.try_into()
+    }
+
+    fn arch() -> Result<TargetArch, BackendError> {
+        std::env::consts::ARCH.try_into()
+    }
+
+    fn allowed() -> Result<BpfProgram, BackendError> {
         let is = |arg, op, value| SeccompCondition::new(arg, Dword, op, value);
         let both = |a, b| SeccompRule::new(vec![a, b]);
         let one = |a| SeccompRule::new(vec![a]);
@@ -112,9 +132,10 @@ mod filter {
         // SAFETY: asks for a number.
         let me = unsafe { libc::getpid() } as u64;
         let signal = |n: i32| both(is(0, Eq, me)?, is(2, Eq, n as u64)?);
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FREE.iter().map(|n| (*n, vec![])).collect();
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            [FREE, DECLINED].concat().into_iter().map(|n| (n, vec![])).collect();
         rules.extend([
-            (libc::SYS_read, vec![one(is(0, Eq, 0)?)?]),
+            (libc::SYS_fcntl, vec![one(is(1, Eq, libc::F_DUPFD_CLOEXEC as u64)?)?]),
             (libc::SYS_write, vec![both(is(0, Le, 2)?, is(0, Ne, 0)?)?]),
             (libc::SYS_mmap, vec![one(no_code()?)?]),
             (libc::SYS_mprotect, vec![one(no_code()?)?]),
@@ -122,7 +143,6 @@ mod filter {
             // The watchdog's interrupt, and an abort.
             (libc::SYS_tgkill, vec![signal(libc::SIGUSR1)?, signal(libc::SIGABRT)?]),
         ]);
-        let arch = std::env::consts::ARCH.try_into()?;
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
+        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch()?)?.try_into()
     }
 }
