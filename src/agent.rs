@@ -19,26 +19,51 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! Python is there unless [`no_tools`](AgentBuilder::no_tools) takes it away. Others stand beside it, or in its place:
+//!
+//! ```
+//! use serde_json::json;
+//! use toolsmith::config::Dialect;
+//! use toolsmith::tool::{Closure, WasmTool};
+//! use toolsmith::{Agent, Limits, random_model};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let model = random_model(&std::env::temp_dir().join("toolsmith-random-model"), 0)?;
+//! let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+//! let weather = Closure::new("weather", "The weather in a city now.", schema, |arguments, _| {
+//!     match arguments["city"].as_str() {
+//!         Some("Oslo") => Ok("4 degrees, rain"),
+//!         city => Err(format!("no station in {city:?}")),
+//!     }
+//! });
+//! let collatz = WasmTool::open("examples/tools/collatz.wat".as_ref(), &Limits::default())?;
+//! let agent = Agent::builder(&model).dialect(Dialect::Hermes).tool(weather).tool(collatz).build()?;
+//! let names: Vec<&str> = agent.tools().iter().map(|t| t.name.as_str()).collect();
+//! assert_eq!(names, ["python", "weather", "collatz"]);
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::chat::{self, Chat};
 use crate::config::{Dialect, Dtype, RolloutConfig, SandboxConfig};
+use crate::rollout::tools::PYTHON;
 use crate::rollout::{
-    self, Control, EndReason, Event, Part, Request, ToolPool, ToolResult, Trajectory, rollout,
+    self, Control, EndReason, Event, Part, Request, ToolPool, Toolbox, Trajectory, rollout,
 };
 use crate::task::answer;
 use serde_json::json;
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 use toolsmith_models::config::ModelConfig;
 use toolsmith_models::convert::ModelSource;
 use toolsmith_models::engine::{Engine, EngineOptions};
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::weights::{Precision, Weights};
-use toolsmith_sandbox::{Image, Limits, Recipe, Sandbox, SandboxError, Source};
+use toolsmith_sandbox::Image;
+use toolsmith_sandbox::tool::{self, Spec, Tool, ToolError, Tools};
 
 /// Tokens a forward step carries at most while a prompt is read.
 const PREFILL: usize = 512;
@@ -52,6 +77,9 @@ pub enum Error {
     /// The prompt could not be made.
     #[error(transparent)]
     Prompt(#[from] chat::Error),
+    /// A tool that cannot be offered.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// The model or a tool failed on the way.
     #[error(transparent)]
     Rollout(#[from] rollout::Error),
@@ -102,25 +130,29 @@ pub struct AgentBuilder {
     dtype: Dtype,
     seed: u64,
     rollout: RolloutConfig,
-    tools: Option<Box<dyn ToolPool>>,
+    python: bool,
+    sandbox: SandboxConfig,
+    tools: Vec<Arc<dyn Tool>>,
 }
 
 impl AgentBuilder {
-    /// Limits of a tool call.
+    /// Python, and the limits of its calls. Other tools bring their own limits.
     pub fn limits(mut self, limits: &SandboxConfig) -> Self {
-        self.tools = Some(Box::new(Python::new(self.cache.clone(), limits)));
+        self.sandbox = limits.clone();
         self
     }
 
-    /// A tool of the caller's instead of Python: gets what the model wrote as code, gives what the model is shown.
-    pub fn tool(mut self, tool: impl Fn(&str) -> ToolResult + 'static) -> Self {
-        self.tools = Some(Box::new(rollout::tools::Function::new(tool)));
+    /// Offers a tool, beside Python and those offered before. One named `python`, such as
+    /// [`Closure::python`](crate::tool::Closure::python) makes of a function of a program, takes Python's place.
+    pub fn tool(mut self, tool: impl Tool + 'static) -> Self {
+        self.tools.push(Arc::new(tool));
         self
     }
 
-    /// No tool: a call ends the reply.
+    /// Takes Python away, and the tools offered so far. Without any tool, a call ends the reply.
     pub fn no_tools(mut self) -> Self {
-        self.tools = None;
+        self.python = false;
+        self.tools.clear();
         self
     }
 
@@ -163,8 +195,18 @@ impl AgentBuilder {
     /// Opens the model. Python is prepared when the model first calls it.
     ///
     /// # Errors
-    /// If the model, its tokenizer or a template is not as it should be.
+    /// If the model, its tokenizer, a template or a tool is not as it should be.
     pub fn build(self) -> Result<Agent, Error> {
+        let mut tools = Tools::new();
+        if self.python && self.tools.iter().all(|t| t.name() != PYTHON) {
+            // One conversation makes one call at a time.
+            tools.add(tool::Python::new(self.sandbox.builder().cache(&self.cache), 1))?;
+        }
+        for tool in self.tools {
+            tools.add_shared(tool)?;
+        }
+        let tools = if tools.is_empty() { None } else { Some(Toolbox::new(None, tools, 1)?) };
+        let specs = tools.as_ref().map_or(&[][..], Toolbox::specs);
         let source = ModelSource::open(&self.model, &self.cache)?;
         let precision = self.dtype.into();
         let weights = source.weights(precision)?;
@@ -172,10 +214,10 @@ impl AgentBuilder {
         let options = EngineOptions { slots: 1, max_context, max_batch_tokens: PREFILL, precision };
         Ok(Agent {
             engine: Engine::new(&source.config, options)?,
-            chat: Chat::load(self.rollout.template(self.tools.is_some()), &source.tokenizer)?,
+            chat: Chat::load(self.rollout.template(tools.is_some()), &source.tokenizer)?.with_tools(specs),
             tokenizer: source.tokenizer,
             weights,
-            tools: self.tools,
+            tools,
             rollout: self.rollout,
             seed: self.seed,
             runs: 0,
@@ -189,7 +231,7 @@ pub struct Agent {
     weights: Weights,
     tokenizer: Tokenizer,
     chat: Chat,
-    tools: Option<Box<dyn ToolPool>>,
+    tools: Option<Toolbox>,
     rollout: RolloutConfig,
     seed: u64,
     runs: usize,
@@ -199,7 +241,6 @@ impl Agent {
     /// An agent on the model at `path` (a Hugging Face directory or a `.gguf` file) with Python as its tool.
     pub fn builder(path: impl Into<PathBuf>) -> AgentBuilder {
         let cache = Image::default_cache();
-        let python = Python::new(cache.clone(), &SandboxConfig::default());
         AgentBuilder {
             model: path.into(),
             cache,
@@ -211,8 +252,15 @@ impl Agent {
                 max_completion_length: 1024,
                 ..Default::default()
             },
-            tools: Some(Box::new(python)),
+            python: true,
+            sandbox: SandboxConfig::default(),
+            tools: Vec::new(),
         }
+    }
+
+    /// The tools that the model is offered, in the order of the prompt's list.
+    pub fn tools(&self) -> &[Spec] {
+        self.tools.as_ref().map_or(&[], Toolbox::specs)
     }
 
     /// Answers `prompt`. `on_event` sees everything as it happens and may return [`Control::Stop`] to end it.
@@ -240,7 +288,7 @@ impl Agent {
             }
             _ => Control::Continue,
         };
-        let tools = self.tools.as_deref();
+        let tools = self.tools.as_ref().map(|tools| tools as &dyn ToolPool);
         let (trajectories, _) =
             rollout(&mut model, &self.tokenizer, tools, &[request], &self.rollout, &mut forward)?;
         let trajectory = trajectories.into_iter().next().expect("one sequence was started");
@@ -283,48 +331,6 @@ pub fn random_model(dir: &Path, seed: u64) -> Result<PathBuf, Error> {
         Some(scratch.path()),
     )?;
     Ok(dir.to_owned())
-}
-
-/// Python in the caller's thread, prepared when it is first called: a model that never calls it needs no image.
-///
-/// One conversation has nothing to compute while its program runs, so a worker would only be waited for.
-struct Python {
-    cache: PathBuf,
-    recipe: Recipe,
-    limits: Limits,
-    sandbox: RefCell<Option<Sandbox>>,
-    done: RefCell<VecDeque<(u64, ToolResult)>>,
-}
-
-impl Python {
-    fn new(cache: PathBuf, config: &SandboxConfig) -> Self {
-        let (recipe, limits) = (config.into(), config.into());
-        Self { cache, recipe, limits, sandbox: RefCell::default(), done: RefCell::default() }
-    }
-
-    fn run(&self, code: &str) -> Result<ToolResult, SandboxError> {
-        let mut sandbox = self.sandbox.borrow_mut();
-        let sandbox = match &mut *sandbox {
-            Some(sandbox) => sandbox,
-            none => {
-                let image = Image::prepare(&self.cache, &self.recipe, &Source::default(), &mut |_| {})?;
-                none.insert(Sandbox::builder().image(image).limits(self.limits.clone()).build()?)
-            }
-        };
-        Ok(sandbox.run(code).into())
-    }
-}
-
-impl ToolPool for Python {
-    fn submit(&self, id: u64, code: String) -> Result<(), rollout::Error> {
-        let result = self.run(&code).map_err(|e| rollout::Error::Tool(e.to_string()))?;
-        self.done.borrow_mut().push_back((id, result));
-        Ok(())
-    }
-
-    fn poll(&self, _: Duration) -> Result<Option<(u64, ToolResult)>, rollout::Error> {
-        Ok(self.done.borrow_mut().pop_front())
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! From a problem to the token ids a model is asked to continue.
 //!
 //! Two templates, both Jinja. The *prompt template* turns a problem into a user message: a built-in
-//! (`chat/*.jinja` beside this file) or the user's own file, with the variables `problem` and `native_tools`
-//! (whether the chat template can list tools). What it assigns to `system` becomes the system message; if it
-//! sets `tools`, the chat template is given the tool's description. The model's own *chat template*, where it has one, puts turns around
-//! the messages; a model without one continues the bare text.
+//! (`chat/*.jinja` beside this file) or the user's own file, with the variables `problem`, `native_tools` (whether the
+//! chat template can list tools), `offered` (the tools, each with `name`, `description` and `parameters`), `python`
+//! (whether Python is one) and `others` (those beside it). What it assigns to `system` becomes the system message; if it sets
+//! `tools`, the chat template is given the tools' descriptions. The model's own *chat template*, where it has one, puts
+//! turns around the messages; a model without one continues the bare text.
 //! Deliberately absent: conversations of several user turns, and dates (`strftime_now`), which would make
 //! prompts depend on the day.
 
+use crate::rollout::tools::PYTHON;
 use crate::rollout::{self, Text};
 use minijinja::value::Kwargs;
 use minijinja::{Environment, UndefinedBehavior, context};
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::path::Path;
 use toolsmith_models::tokenizer::Tokenizer;
+use toolsmith_sandbox::tool::{self, Spec};
 
 /// Built-in prompt templates by name.
 const BUILT_IN: [(&str, &str); 5] = [
@@ -74,6 +77,8 @@ pub struct Chat {
     bos: Option<u32>,
     has_turns: bool,
     native_tools: bool,
+    /// What templates that offer tools offer.
+    tools: Vec<Spec>,
 }
 
 const PROMPT: &str = "prompt";
@@ -113,6 +118,7 @@ impl Chat {
             bos: format.bos,
             has_turns: format.chat_template.is_some(),
             native_tools: false,
+            tools: vec![tool::python_spec()],
         };
         chat.env.add_template_owned(PROMPT, source).map_err(|e| chat.template_error(PROMPT, &e))?;
         if let Some(turns) = format.chat_template {
@@ -125,12 +131,21 @@ impl Chat {
         Ok(chat)
     }
 
+    /// The same, offering `tools` instead of Python alone.
+    pub fn with_tools(self, tools: &[Spec]) -> Self {
+        Self { tools: tools.to_vec(), ..self }
+    }
+
     /// The text a model is asked to continue for `problem`.
     pub fn prompt(&self, problem: &str) -> Result<String, Error> {
         let failed = |e: minijinja::Error| self.template_error(PROMPT, &e);
         let template = self.env.get_template(PROMPT).map_err(failed)?;
         let native_tools = self.native_tools;
-        let rendered = template.render_captured(context! { problem, native_tools }).map_err(failed)?;
+        let offered: Vec<Value> = self.tools.iter().map(|t| t.describe()["function"].take()).collect();
+        let others: Vec<&Value> = offered.iter().filter(|t| t["name"] != PYTHON).collect();
+        let python = others.len() < offered.len();
+        let variables = context! { problem, native_tools, offered, python, others };
+        let rendered = template.render_captured(variables).map_err(failed)?;
         let user = rendered.output();
         let system = rendered.state().lookup("system").map(|s| s.to_string()).unwrap_or_default();
         let (user, system) = (user.trim_end_matches('\n').trim_start_matches('\n'), system.trim());
@@ -142,8 +157,8 @@ impl Chat {
             messages.push(json!({"role": "system", "content": system}));
         }
         messages.push(json!({"role": "user", "content": user}));
-        let tools =
-            rendered.state().lookup("tools").is_some_and(|t| t.is_true()).then(|| vec![python_tool()]);
+        let wanted = rendered.state().lookup("tools").is_some_and(|t| t.is_true());
+        let tools = wanted.then(|| self.tools.iter().map(Spec::describe).collect::<Vec<_>>());
         let failed = |e: minijinja::Error| self.template_error(TURNS, &e);
         let variables = context! { messages, tools, add_generation_prompt => true, ..minijinja::Value::from_serialize(&self.special) };
         self.env.get_template(TURNS).and_then(|t| t.render(variables)).map_err(failed)
@@ -202,19 +217,6 @@ fn special_tokens(config: &Value) -> Value {
     fields.filter_map(|(name, v)| Some((name.clone(), text(v)?))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// The tool, as chat templates take it.
-fn python_tool() -> Value {
-    json!({"type": "function", "function": {
-        "name": "python",
-        "description": "Runs a Python program in a fresh interpreter and returns what it prints.",
-        "parameters": {
-            "type": "object",
-            "properties": {"code": {"type": "string", "description": "The program."}},
-            "required": ["code"],
-        },
-    }})
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +271,51 @@ mod tests {
         assert!(hermes.contains("\"required\": [\"code\"]}}}<"), "{hermes}");
         assert!(hermes.ends_with("}<|user|>"), "no system message of ours: {hermes}");
         assert_eq!(Chat::new("default", format(turns)).unwrap().prompt("2+2?").unwrap(), "<|user|>");
+    }
+
+    /// Trained models know these prompts: with Python alone they stay as they are, byte for byte.
+    #[test]
+    fn prompts_with_python_alone_stay_as_they_are() {
+        use sha2::{Digest, Sha256};
+        let native = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}";
+        let mut hash = Sha256::new();
+        for (name, _) in BUILT_IN {
+            for format in [ModelFormat::default(), format(TURNS), format(native)] {
+                hash.update(Chat::new(name, format).unwrap().prompt("What is 2+2?").unwrap());
+                hash.update([0]);
+            }
+        }
+        let whole = "4d5214cc120a561be8d6294b63ec1c6c983143eeb2bdaa1037ecb33fc0411e61";
+        assert_eq!(format!("{:x}", hash.finalize()), whole);
+    }
+
+    #[test]
+    fn other_tools_are_listed() {
+        let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+        let weather = Spec::new("weather", "The weather.", schema).unwrap();
+        let line = r#"{"name": "weather", "description": "The weather.", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}"#;
+        let prompt = |name: &str, specs: &[Spec]| {
+            let chat = Chat::new(name, ModelFormat::default()).unwrap().with_tools(specs);
+            chat.prompt("2+2?").unwrap()
+        };
+        let both = [tool::python_spec(), weather.clone()];
+        let retool = prompt("default", &both);
+        assert!(
+            retool.starts_with("Solve the problem with the help of Python. ") && retool.contains("Example\n")
+        );
+        assert!(retool.contains(&format!("The tools:\n{line}\n\nExample\n")), "{retool}");
+        assert!(retool.ends_with("Problem: 2+2?\nSolution:"), "{retool}");
+        let hermes = prompt("hermes", &both);
+        assert!(hermes.contains("<tools>\n{\"name\": \"python\", "), "{hermes}");
+        assert!(hermes.contains(&format!("]}}}}\n{line}\n</tools>\nThe next message")), "{hermes}");
+        assert!(hermes.contains("call the tools where they help. Once"), "{hermes}");
+        for name in ["default", "hermes"] {
+            let alone = prompt(name, std::slice::from_ref(&weather));
+            assert!(alone.contains(line) && !alone.to_lowercase().contains("python"), "{alone}");
+        }
+        let turns = "{% for t in tools %}{{ t | tojson }}{% endfor %}";
+        let native = Chat::new("hermes", format(turns)).unwrap().with_tools(&both).prompt("2+2?").unwrap();
+        assert!(native.ends_with(&format!(r#"{{"type": "function", "function": {line}}}"#)), "{native}");
     }
 
     #[test]

@@ -154,7 +154,9 @@ pub struct RolloutConfig {
     pub dialect: Dialect,
     /// Prompt template: `default` (offers Python in the dialect, or nothing where the tool is off), `plain` (the bare problem), `tiny` (the small policy's), or a minijinja file with the variable `problem`.
     pub prompt_template: String,
-    /// Tool calls a trajectory may make; 0 switches the tool off.
+    /// Tools offered beside Python: WebAssembly modules (`.wasm`, or `.wat` as text) with the interface that the sandbox's README describes. The limits are the sandbox's.
+    pub tools: Vec<String>,
+    /// Tool calls a trajectory may make; 0 switches the tools off.
     pub max_turns: usize,
     /// Tokens the model may write in one turn (between two tool outputs).
     pub max_completion_length: usize,
@@ -181,6 +183,7 @@ impl Default for RolloutConfig {
         Self {
             dialect: Dialect::Retool,
             prompt_template: "default".into(),
+            tools: Vec::new(),
             max_turns: 4,
             max_completion_length: 512,
             max_tool_output: 256,

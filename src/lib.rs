@@ -1,7 +1,7 @@
 //! Toolsmith teaches a language model to use a Python tool by reinforcement learning, then runs and evaluates it.
 //!
 //! # Where to begin
-//! - A program that wants a model with tools: [`Agent`].
+//! - A program that wants a model with tools: [`Agent`]; the tools: [`tool`].
 //! - Rollouts of many sequences, for training or search: [`rollout`](mod@rollout).
 //! - Training: [`learn`], a step of which is [`learn::ppo`]; a whole run is [`learn::stages`].
 //! - Grading and figures: [`eval`]; problems and exact answers: [`task`].
@@ -9,8 +9,8 @@
 //! # How it is built
 //! Four crates, each of which knows less than the next:
 //! `toolsmith_graphs` builds, differentiates and compiles graphs and knows no files, tokens or text;
-//! `toolsmith_models` knows architectures and weights and no sampling; `toolsmith_sandbox` runs Python and knows
-//! no language model; this crate puts them together.
+//! `toolsmith_models` knows architectures and weights and no sampling; `toolsmith_sandbox` runs Python and
+//! other tools and knows no language model; this crate puts them together.
 //!
 //! # Invariants
 //! - Only [`cli`] prints or ends the process. Everything else returns typed errors of one line each.
@@ -33,6 +33,7 @@ pub mod run_dir;
 pub mod task;
 
 pub use agent::{Agent, AgentEvent, random_model};
+pub use toolsmith_sandbox::{Limits, tool};
 
 /// The README's example, compiled with the documentation's tests.
 #[cfg(doctest)]

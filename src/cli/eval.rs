@@ -13,8 +13,8 @@ use toolsmith_models::engine::Engine;
 use toolsmith_sandbox::Image;
 
 use super::inference::Inference;
-use super::sandbox::workers;
 use super::table::table;
+use super::tools::{modules, offered, toolbox};
 use super::{BadInput, Interrupted, stop_on_ctrl_c};
 use crate::chat::Chat;
 use crate::config::Config;
@@ -62,8 +62,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = ModelSource::open(&args.inference.model, &Image::default_cache())?;
     let precision = config.model.dtype.into();
     let weights = source.weights(precision)?;
+    let modules = modules(&config)?;
     let chat = Chat::load(&config.rollout.prompt_template, &source.tokenizer)?;
-    let pool = workers(&config)?;
+    let chat = chat.with_tools(&offered(&modules)?);
+    let tools = toolbox(&config, modules)?;
     let mut results = match &args.out {
         Some(path) => Some(Results::open(path, &settings(&args, &config)?)?),
         None => None,
@@ -72,7 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let evaluation = Evaluation {
         text: &source.tokenizer,
         chat: &chat,
-        tools: pool.as_ref().map(|p| p as _),
+        tools: tools.as_ref().map(|t| t as _),
         rollout: &config.rollout,
         problems: &problems,
         samples: config.eval.samples,
@@ -157,17 +159,21 @@ fn configure(args: &Args) -> anyhow::Result<Config> {
 /// What a sample depends on. What only costs time (threads, workers, concurrency) is left out.
 fn settings(args: &Args, config: &Config) -> anyhow::Result<Map<String, Value>> {
     let absolute = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let bytes = std::fs::read(&args.data).map_err(|e| BadInput(format!("{}: {e}", args.data.display())))?;
-    let digest: String = Sha256::digest(bytes)[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let digest = |path: &Path| -> anyhow::Result<String> {
+        let bytes = std::fs::read(path).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
+        Ok(Sha256::digest(bytes)[..8].iter().map(|b| format!("{b:02x}")).collect())
+    };
     let mut all = json!({
         "model": absolute(&args.inference.model),
         "dtype": config.model.dtype,
         "data": absolute(&args.data),
-        "data_sha256": digest,
+        "data_sha256": digest(&args.data)?,
         "seed": config.run.seed,
         "rollout": config.rollout,
         "sandbox": config.sandbox,
     });
+    let tools = config.rollout.tools.iter().map(|path| digest(Path::new(path)));
+    all["rollout"]["tools"] = tools.collect::<Result<Vec<_>, _>>()?.into();
     for key in ["concurrency", "tool_workers"] {
         all["rollout"].as_object_mut().expect("a table").shift_remove(key);
     }

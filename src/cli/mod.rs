@@ -27,6 +27,7 @@ mod inference;
 mod run;
 pub mod sandbox;
 mod table;
+pub mod tools;
 mod train;
 mod transcript;
 
@@ -136,6 +137,7 @@ fn status(error: &anyhow::Error) -> u8 {
             || cause.is::<ConfigError>()
             || cause.is::<toolsmith_models::Error>()
             || cause.is::<toolsmith_sandbox::SandboxError>()
+            || cause.is::<toolsmith_sandbox::tool::ToolError>()
             || cause.is::<task::dataset::Error>()
             || cause.is::<chat::Error>()
             || cause.is::<run_dir::Error>()

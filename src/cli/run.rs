@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use super::inference::Inference;
 use super::sandbox::prepared_image;
+use super::tools::modules;
 use super::transcript::Transcript;
 use super::{BadInput, Interrupted, stop_on_ctrl_c};
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentBuilder};
 use crate::rollout::{Control, EndReason, Source};
 
 /// Answer a prompt, running the Python that the model writes.
@@ -21,6 +22,9 @@ pub struct Args {
     /// What to ask; `-` reads it from standard input.
     #[arg(value_name = "PROMPT")]
     prompt: String,
+    /// WebAssembly module (.wasm, or .wat as text) to offer beside Python; may be given several times.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tool")]
+    tool: Vec<String>,
     #[command(flatten)]
     inference: Inference,
 }
@@ -34,6 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.inference.config.is_none() && !args.inference.sets("rollout.temperature") {
         config.rollout.temperature = 0.0;
     }
+    config.rollout.tools.extend(args.tool);
     let prompt = match args.prompt.as_str() {
         "-" => {
             let mut text = String::new();
@@ -48,7 +53,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .sampling(config.rollout.clone());
     let builder = match config.rollout.max_turns {
         0 => builder.no_tools(),
-        _ => builder.limits(&config.sandbox),
+        _ => modules(&config)?.into_iter().fold(builder.limits(&config.sandbox), AgentBuilder::tool),
     };
     let mut agent = builder.build()?;
     if config.rollout.max_turns > 0 {

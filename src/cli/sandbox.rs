@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use toolsmith_sandbox::{Image, Isolation, Limits, Pool, Progress, Sandbox, SandboxError, Source, Stage};
+use toolsmith_sandbox::{Image, Limits, Progress, Sandbox, SandboxError, Source, Stage};
 
-use crate::config::{Config, SandboxConfig};
+use crate::config::SandboxConfig;
 
 /// The Python sandbox.
 #[derive(Debug, clap::Args)]
@@ -50,24 +50,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(if outcome.ok() { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
     }
-}
-
-/// The sandbox's workers as configured, each a process of its own; `None` where the tool is off.
-///
-/// # Errors
-/// If the image cannot be prepared or a worker does not start.
-pub fn workers(config: &Config) -> Result<Option<Pool>, SandboxError> {
-    if config.rollout.max_turns == 0 {
-        return Ok(None);
-    }
-    let workers = match config.rollout.tool_workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
-    let image = prepared_image(&config.sandbox)?;
-    // The rollout bounds what is under way.
-    let builder = Sandbox::builder().image(image).limits(Limits::from(&config.sandbox));
-    builder.isolation(Isolation::Process).queue(usize::MAX).pool(workers).map(Some)
 }
 
 /// The configured image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.

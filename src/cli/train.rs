@@ -7,8 +7,8 @@ use std::time::Instant;
 use toolsmith_sandbox::Image;
 
 use super::flags::{Everything, Flags};
-use super::sandbox::workers;
 use super::table::table;
+use super::tools::{modules, offered, toolbox};
 use super::{BadInput, Interrupted, program, stop_on_ctrl_c};
 use crate::config::{Config, ConfigError};
 use crate::learn::Error;
@@ -61,11 +61,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
     // Everything is read and checked, the Python image included, before a new run's directory is made.
+    let modules = modules(&config)?;
+    let offered = offered(&modules)?;
     let inputs = match &resumed {
-        Some((run, Some(checkpoint))) => Inputs::of_checkpoint(&config, run, checkpoint)?,
-        _ => Inputs::read(&config, &Image::default_cache())?,
+        Some((run, Some(checkpoint))) => Inputs::of_checkpoint(&config, run, checkpoint, &offered)?,
+        _ => Inputs::read(&config, &Image::default_cache(), &offered)?,
     };
-    let pool = workers(&config)?;
+    let tools = toolbox(&config, modules)?;
     let (mut run, checkpoint) = match resumed {
         Some(resumed) => resumed,
         None => (RunDir::create(args.out.as_deref(), &config)?, None),
@@ -77,7 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("{line}");
         }
     };
-    let surroundings = Surroundings { tools: pool.as_ref().map(|p| p as _), stop, notify: &mut notify };
+    let surroundings = Surroundings { tools: tools.as_ref().map(|t| t as _), stop, notify: &mut notify };
     let evaluations = match stages::train(&config, inputs, &mut run, checkpoint.as_ref(), surroundings) {
         Ok(evaluations) => evaluations,
         Err(Error::Interrupted) => {

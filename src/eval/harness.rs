@@ -115,7 +115,7 @@ fn id(problem: &Problem) -> Option<String> {
 mod tests {
     use super::*;
     use crate::chat::ModelFormat;
-    use crate::rollout::ToolResult;
+    use crate::rollout::ToolOutput;
     use crate::rollout::testing::{Ascii, Scripted, Shuffled};
     use std::collections::BTreeSet;
 
@@ -144,7 +144,7 @@ mod tests {
         let (text, chat) = (Ascii::default(), Chat::new("plain", ModelFormat::default()).unwrap());
         let pool = Shuffled::new(1, |code: &str| {
             let output = if code == "1+1" { "2" } else { "4" };
-            ToolResult { output: output.into(), ok: true, fuel: 1 }
+            ToolOutput { fuel: 1, ..output.into() }
         });
         let evaluation = Evaluation {
             text: &text,

@@ -13,6 +13,7 @@ use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::trainer::{Head, TrainerOptions};
 use toolsmith_models::weights::Weights;
+use toolsmith_sandbox::tool::Spec;
 
 use super::live::{LiveModel, LivePolicy, Reference, Sampler};
 use super::ppo::{self, Task};
@@ -61,18 +62,18 @@ pub struct Inputs {
 
 impl Inputs {
     /// Reads the model that the configuration names, or describes the small policy; checks problems and traces.
-    /// Converted models are kept in `cache`.
+    /// Converted models are kept in `cache`; prompts that offer tools offer `tools`.
     ///
     /// # Errors
     /// Anything that is missing or damaged.
-    pub fn read(config: &Config, cache: &Path) -> Result<Self, Error> {
+    pub fn read(config: &Config, cache: &Path, tools: &[Spec]) -> Result<Self, Error> {
         let inputs = if config.model.path.is_empty() {
             let tokenizer = Tokenizer::digits(&arithmetic::TOKENS);
-            Self::new(config, small_policy(config, &tokenizer), tokenizer, None)?
+            Self::new(config, small_policy(config, &tokenizer), tokenizer, None, tools)?
         } else {
             let source = ModelSource::open(Path::new(&config.model.path), cache)?;
             let weights = source.weights(config.model.dtype.into())?;
-            Self::new(config, source.config, source.tokenizer, Some(weights))?
+            Self::new(config, source.config, source.tokenizer, Some(weights), tools)?
         };
         Problems::new(config, &inputs.chat, &inputs.tokenizer)?
             .check_context(config.rollout.context(inputs.model.max_position_embeddings))?;
@@ -86,11 +87,16 @@ impl Inputs {
     ///
     /// # Errors
     /// Anything that is missing or damaged.
-    pub fn of_checkpoint(config: &Config, run: &RunDir, checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub fn of_checkpoint(
+        config: &Config,
+        run: &RunDir,
+        checkpoint: &Checkpoint,
+        tools: &[Spec],
+    ) -> Result<Self, Error> {
         let model = ModelConfig::read(&checkpoint.path)?;
         let mut tokenizer = Tokenizer::load(&run.tokenizer())?;
         tokenizer.add_eos(model.eos_token_id.iter().copied());
-        Self::new(config, model, tokenizer, None)
+        Self::new(config, model, tokenizer, None, tools)
     }
 
     fn new(
@@ -98,8 +104,10 @@ impl Inputs {
         model: ModelConfig,
         tokenizer: Tokenizer,
         weights: Option<Weights>,
+        tools: &[Spec],
     ) -> Result<Self, Error> {
-        let chat = |with_tools| Chat::load(config.rollout.template(with_tools), &tokenizer);
+        let load = |with_tools| Chat::load(config.rollout.template(with_tools), &tokenizer);
+        let chat = |with_tools| load(with_tools).map(|chat| chat.with_tools(tools));
         let (chat, chat_without_tool) = (chat(true)?, chat(false)?);
         Ok(Self { model, tokenizer, chat, chat_without_tool, weights })
     }

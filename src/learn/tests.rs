@@ -8,6 +8,7 @@ use serde_json::Value;
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::trainer::{Head, TrainerOptions};
 use toolsmith_models::weights::Precision;
+use toolsmith_sandbox::tool::python_spec;
 
 use super::batches::{Sequence, pack};
 use super::live::{LiveModel, LivePolicy, Sampler};
@@ -17,7 +18,7 @@ use super::stages::{Event, Inputs, Surroundings, train};
 use super::{Error, Learner, Scorer};
 use crate::config::{Aggregation, Algorithm, Config, Dtype};
 use crate::rollout::tools::Function;
-use crate::rollout::{ToolResult, Trajectory};
+use crate::rollout::{Call, ToolOutput, Trajectory};
 use crate::run_dir::{Metrics, RunDir, Stage};
 
 fn minuscule() -> Config {
@@ -43,8 +44,11 @@ fn minuscule() -> Config {
 }
 
 /// A tool that answers every program alike.
-fn tool() -> Function<impl Fn(&str) -> ToolResult> {
-    Function::new(|code: &str| ToolResult { output: format!("{:8}", code.len()), ok: true, fuel: 1 })
+fn tool() -> Function<impl Fn(&Call) -> ToolOutput> {
+    Function::new(|call: &Call| {
+        let code = call.code().expect("the small policy writes code");
+        ToolOutput { fuel: 1, ..format!("{:8}", code.len()).into() }
+    })
 }
 
 /// Runs until the end, or until `stop_after` steps of a stage are done; goes on where `dir` has a run.
@@ -54,8 +58,8 @@ fn run(config: &Config, dir: &Path, stop_after: Option<(Stage, usize)>) -> Resul
         false => (RunDir::create(Some(dir), config)?, config.clone(), None),
     };
     let inputs = match &checkpoint {
-        Some(checkpoint) => Inputs::of_checkpoint(&config, &run, checkpoint)?,
-        None => Inputs::read(&config, dir)?,
+        Some(checkpoint) => Inputs::of_checkpoint(&config, &run, checkpoint, &[python_spec()])?,
+        None => Inputs::read(&config, dir, &[python_spec()])?,
     };
     let (stop, tool) = (AtomicBool::new(false), tool());
     let mut notify = |event: Event| {
@@ -137,7 +141,7 @@ fn a_killed_run_ends_in_the_same_weights() {
 /// A policy with random weights, and trajectories that it sampled.
 fn sampled(config: &Config, check: impl FnOnce(&mut LivePolicy, &TrainerOptions, Vec<Trajectory>)) {
     let dir = tempfile::tempdir().unwrap();
-    let inputs = Inputs::read(config, dir.path()).unwrap();
+    let inputs = Inputs::read(config, dir.path(), &[python_spec()]).unwrap();
     let precision = if config.model.dtype == Dtype::F32 { Precision::F32 } else { Precision::Bf16 };
     let specs = Head::Policy.specs(inputs.model());
     let state = TrainingState::init_random(&dir.path().join("policy.state"), specs, precision, 3).unwrap();
@@ -290,7 +294,7 @@ fn every_step_reports_what_users_look_for() {
 fn a_context_without_room_for_an_answer_is_refused() {
     let mut config = minuscule();
     config.rollout.max_context = 4;
-    let error = Inputs::read(&config, Path::new("unused")).err().unwrap().to_string();
+    let error = Inputs::read(&config, Path::new("unused"), &[python_spec()]).err().unwrap().to_string();
     assert!(error.contains("`rollout.max_context`") && error.contains("4 positions"), "{error}");
 }
 

@@ -5,13 +5,18 @@
 //! - Hermes, what Qwen models were taught: `<tool_call>{"name": "python", "arguments": {"code": …}}</tool_call>`,
 //!   answered by a user turn with a `<tool_response>`.
 //!
+//! ReTool has one tool. Where there are others, its dialect takes Hermes' `<tool_call>` beside `<code>` and answers both
+//! with `<interpreter>`: the one way to write a call that models know already, and nothing of ReTool's own changes. Where
+//! there are none, a `<tool_call>` is text as it always was.
+//!
 //! Where the vocabulary has a tag as one token, the tag stands alone; where it is plain text, it stands on
 //! its own line as the models were taught. A result is encoded by itself: the tokens before it stay as they
 //! were sampled.
 
 use super::text::Text;
+use super::tools::PYTHON;
 use super::trajectory::{Source, Token};
-use super::{Error, Part};
+use super::{Call, Error, Part};
 use crate::config::Dialect;
 use crate::task::answer;
 use serde_json::Value;
@@ -19,20 +24,40 @@ use serde_json::Value;
 /// Stands where a tool's output was cut.
 const CUT: &str = "\n[...]\n";
 
-impl Dialect {
+/// How one call is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A program between `<code>` and `</code>`.
+    Code,
+    /// JSON between `<tool_call>` and `</tool_call>`.
+    Json,
+}
+
+impl Form {
     /// The tags a call stands between.
     pub fn tags(self) -> (&'static str, &'static str) {
         match self {
-            Self::Retool => ("<code>", "</code>"),
-            Self::Hermes => ("<tool_call>", "</tool_call>"),
+            Self::Code => ("<code>", "</code>"),
+            Self::Json => ("<tool_call>", "</tool_call>"),
         }
     }
 
-    /// The program in a call's text, or what to tell the model if there is none.
-    pub fn program(self, call: &str) -> Result<String, String> {
+    /// The call that `text` between the tags means, or what to tell the model if there is none.
+    pub fn call(self, text: &str) -> Result<Call, String> {
         match self {
-            Self::Retool => Ok(unfence(call)),
-            Self::Hermes => hermes(call),
+            Self::Code => Ok(Call::python(unfence(text))),
+            Self::Json => json_call(text),
+        }
+    }
+}
+
+impl Dialect {
+    /// How calls may be written, where `others` says whether there are tools beside Python.
+    pub fn forms(self, others: bool) -> &'static [Form] {
+        match (self, others) {
+            (Self::Retool, false) => &[Form::Code],
+            (Self::Retool, true) => &[Form::Code, Form::Json],
+            (Self::Hermes, _) => &[Form::Json],
         }
     }
 }
@@ -49,22 +74,24 @@ fn unfence(code: &str) -> String {
     inner().unwrap_or_else(|| code.trim_matches('\n').trim_end()).to_owned()
 }
 
-fn hermes(call: &str) -> Result<String, String> {
-    let value: Value =
-        serde_json::from_str(call.trim()).map_err(|e| format!("Error: the call is not JSON: {e}"))?;
-    match value["name"].as_str() {
-        Some("python") => {}
-        Some(other) => return Err(format!("Error: there is no tool `{other}`; the tool is `python`")),
-        None => return Err("Error: the call has no \"name\"".into()),
-    }
-    let nested;
-    let mut arguments = &value["arguments"];
+fn json_call(text: &str) -> Result<Call, String> {
+    let mut value: Value =
+        serde_json::from_str(text.trim()).map_err(|e| format!("Error: the call is not JSON: {e}"))?;
+    let tool = value["name"].as_str().ok_or("Error: the call has no \"name\"")?.to_owned();
+    let mut arguments = value.get_mut("arguments").map_or(Value::Null, Value::take);
+    // Models were taught by interfaces that carry the arguments as text.
     if let Some(text) = arguments.as_str() {
-        nested = serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
-        arguments = &nested;
+        arguments = serde_json::from_str(text).unwrap_or(Value::Null);
     }
-    let code = arguments["code"].as_str().ok_or("Error: \"arguments\" must be {\"code\": \"…\"}")?;
-    Ok(unfence(code))
+    if !arguments.is_object() {
+        return Err("Error: the call's \"arguments\" must be an object".into());
+    }
+    if tool == PYTHON
+        && let Some(code) = arguments["code"].as_str()
+    {
+        arguments["code"] = unfence(code).into();
+    }
+    Ok(Call { tool, arguments })
 }
 
 /// The tokens around a tool's output.
@@ -147,7 +174,7 @@ impl Wrapper {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found {
     /// A tool call was closed; its text, tags excluded.
-    Call(String),
+    Call(Form, String),
     /// A `\boxed{…}` was closed outside a call.
     Answer,
 }
@@ -157,45 +184,57 @@ pub enum Found {
 /// Holds back what may be the beginning of a tag, so that what it emits is told apart for good.
 #[derive(Clone, Debug)]
 pub struct Turn {
-    tags: (&'static str, &'static str),
+    forms: &'static [Form],
     /// Text read but not told apart yet.
     held: String,
     /// The call being written.
-    call: Option<String>,
+    call: Option<(Form, String)>,
     /// Text outside calls, kept while answers are looked for.
     said: Option<String>,
 }
 
 impl Turn {
-    /// A turn that has not begun; `answers` looks for closed boxes.
-    pub fn new(dialect: Dialect, answers: bool) -> Self {
-        Self { tags: dialect.tags(), held: String::new(), call: None, said: answers.then(String::new) }
+    /// A turn that has not begun, with calls in these `forms`; `answers` looks for closed boxes.
+    pub fn new(forms: &'static [Form], answers: bool) -> Self {
+        Self { forms, held: String::new(), call: None, said: answers.then(String::new) }
     }
 
     /// Takes the next text; what it can tell apart goes to `emit`.
     pub fn push(&mut self, text: &str, emit: &mut dyn FnMut(Part)) -> Option<Found> {
         self.held.push_str(text);
         loop {
-            let tag = if self.call.is_some() { self.tags.1 } else { self.tags.0 };
-            let found = self.held.find(tag);
-            let end = found.unwrap_or(self.held.len() - overlap(&self.held, tag));
+            let tags = self.tags();
+            let found = tags
+                .iter()
+                .filter_map(|&(form, tag)| Some((self.held.find(tag)?, form, tag)))
+                .min_by_key(|f| f.0);
+            let partial = || tags.iter().map(|(_, tag)| overlap(&self.held, tag)).max().unwrap_or(0);
+            let end = found.map_or_else(|| self.held.len() - partial(), |f| f.0);
             let answered = self.settle(end, emit);
             if answered {
                 return Some(Found::Answer);
             }
-            found?;
+            let (_, form, tag) = found?;
             self.held.drain(..tag.len());
             match self.call.take() {
                 None => {
-                    self.call = Some(String::new());
+                    self.call = Some((form, String::new()));
                     emit(Part::CodeStart);
                 }
-                Some(call) => {
+                Some((form, call)) => {
                     emit(Part::CodeEnd);
                     self.flush(emit);
-                    return Some(Found::Call(call));
+                    return Some(Found::Call(form, call));
                 }
             }
+        }
+    }
+
+    /// The tags that may come next.
+    fn tags(&self) -> Vec<(Form, &'static str)> {
+        match &self.call {
+            Some((form, _)) => vec![(*form, form.tags().1)],
+            None => self.forms.iter().map(|form| (*form, form.tags().0)).collect(),
         }
     }
 
@@ -210,7 +249,7 @@ impl Turn {
             return false;
         }
         let text: String = self.held.drain(..end).collect();
-        if let Some(call) = &mut self.call {
+        if let Some((_, call)) = &mut self.call {
             call.push_str(&text);
             emit(Part::Code(&text));
             return false;
@@ -232,10 +271,15 @@ fn overlap(text: &str, tag: &str) -> usize {
 mod tests {
     use super::super::testing::Ascii;
     use super::*;
+    use serde_json::json;
 
     /// Feeds `pieces` and returns what was emitted, one letter a kind, and what was found.
     fn read(dialect: Dialect, answers: bool, pieces: &[&str]) -> (String, Option<Found>) {
-        let (mut turn, mut log, mut found) = (Turn::new(dialect, answers), String::new(), None);
+        read_forms(dialect.forms(false), answers, pieces)
+    }
+
+    fn read_forms(forms: &'static [Form], answers: bool, pieces: &[&str]) -> (String, Option<Found>) {
+        let (mut turn, mut log, mut found) = (Turn::new(forms, answers), String::new(), None);
         for p in pieces {
             let mut emit = |part: Part| match part {
                 Part::Text(t) => log += &format!("t({t})"),
@@ -257,11 +301,30 @@ mod tests {
         let (log, found) =
             read(Dialect::Retool, false, &["a <", "co", "de>pri", "nt(1 <", " 2)</cod", "e>\nx", "y"]);
         assert_eq!(log, "t(a )[c(pri)c(nt(1 )c(< 2))]t(\nx)");
-        assert_eq!(found, Some(Found::Call("print(1 < 2)".into())));
+        assert_eq!(found, Some(Found::Call(Form::Code, "print(1 < 2)".into())));
         let (log, found) = read(Dialect::Retool, false, &["<code>1</code>"]);
-        assert_eq!((log.as_str(), found), ("[c(1)]", Some(Found::Call("1".into()))));
+        assert_eq!((log.as_str(), found), ("[c(1)]", Some(Found::Call(Form::Code, "1".into()))));
         let (log, found) = read(Dialect::Retool, false, &["no call </code> é<", "b"]);
         assert_eq!((log.as_str(), found), ("t(no call </code> é)t(<b)", None));
+    }
+
+    #[test]
+    fn both_forms_are_told_apart_where_both_are_possible() {
+        let both = |pieces: &[&str]| read_forms(Dialect::Retool.forms(true), false, pieces);
+        let (log, found) = both(&["a <t", "ool", "_call>{\"<code>\"}</code> </tool_", "call>"]);
+        assert_eq!(log, "t(a )[c({\"<code>\"}</code> )]");
+        assert_eq!(found, Some(Found::Call(Form::Json, "{\"<code>\"}</code> ".into())));
+        let (log, found) = both(&["<", "code>1 <tool_call></code>", "rest"]);
+        assert_eq!(
+            (log.as_str(), found),
+            ("[c(1 <tool_call>)]", Some(Found::Call(Form::Code, "1 <tool_call>".into())))
+        );
+        assert_eq!(both(&["<tool_code> <", "b"]).0, "t(<tool_code> )t(<b)");
+        // Python alone: a tool call is text.
+        assert_eq!(
+            read(Dialect::Retool, false, &["<tool_call>{}</tool_call>"]),
+            ("t(<tool_call>{}</tool_call>)".into(), None)
+        );
     }
 
     #[test]
@@ -270,7 +333,7 @@ mod tests {
         assert_eq!(read(Dialect::Retool, true, &["\\boxed{\\frac{1}", "{2}"]).1, None);
         assert_eq!(read(Dialect::Retool, false, &["\\boxed{1}"]).1, None);
         let found = read(Dialect::Retool, true, &["<code>'\\boxed{1}'", "</code>"]).1;
-        assert_eq!(found, Some(Found::Call("'\\boxed{1}'".into())));
+        assert_eq!(found, Some(Found::Call(Form::Code, "'\\boxed{1}'".into())));
     }
 
     #[test]
@@ -283,22 +346,29 @@ mod tests {
             ("\nif 1:\n  print(1)\n", "if 1:\n  print(1)"),
             ("print('```')", "print('```')"),
         ] {
-            assert_eq!(Dialect::Retool.program(call).unwrap(), code);
+            assert_eq!(Form::Code.call(call).unwrap(), Call::python(code));
         }
     }
 
     #[test]
     fn hermes_calls() {
-        let h = |call: &str| Dialect::Hermes.program(call);
+        let h = |call: &str| Form::Json.call(call);
+        let python = |code: &str| Ok(Call::python(code));
         assert_eq!(
             h("\n{\"name\": \"python\", \"arguments\": {\"code\": \"print(1)\\n\"}}\n"),
-            Ok("print(1)".into())
+            python("print(1)")
         );
-        assert_eq!(h("{\"name\": \"python\", \"arguments\": \"{\\\"code\\\": \\\"1\\\"}\"}"), Ok("1".into()));
+        assert_eq!(h(r#"{"name": "python", "arguments": "{\"code\": \"1\"}"}"#), python("1"));
+        assert_eq!(h(r#"{"name": "python", "arguments": {"code": "```py\n1\n```"}}"#), python("1"));
+        let search = Call { tool: "search".into(), arguments: json!({"code": "```\n1```", "n": 1}) };
+        assert_eq!(h(r#"{"arguments": {"code": "```\n1```", "n": 1}, "name": "search"}"#), Ok(search));
         assert!(h("{\"name\": ").unwrap_err().starts_with("Error: the call is not JSON: EOF"));
-        assert!(h("{\"name\": \"search\", \"arguments\": {}}").unwrap_err().contains("no tool `search`"));
         assert!(h("{}").unwrap_err().contains("no \"name\""));
-        assert!(h("{\"name\": \"python\", \"arguments\": {\"src\": 1}}").unwrap_err().contains("\"code\""));
+        for bad in
+            [r#"{"name": "f"}"#, r#"{"name": "f", "arguments": "x"}"#, r#"{"name": "f", "arguments": [1]}"#]
+        {
+            assert_eq!(h(bad).unwrap_err(), "Error: the call's \"arguments\" must be an object");
+        }
     }
 
     #[test]

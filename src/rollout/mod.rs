@@ -6,26 +6,29 @@
 //!
 //! A trajectory (tokens, log-probabilities, calls) depends on the weights, its prompt and its
 //! (seed, problem, sample) alone: not on concurrency, slots, workers or the order in which they answer.
-//! Absent: preemption, speculative decoding, several tools, parallel calls in one turn.
+//! Absent: preemption, speculative decoding, parallel calls in one turn.
 
 pub mod dialect;
-pub mod python;
+mod python;
 pub mod sampler;
 pub mod scheduler;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
+pub mod toolbox;
 pub mod tools;
 pub mod trajectory;
 
 pub use sampler::{Choice, Sampling};
 pub use text::{Stream, Text};
-pub use tools::{ToolPool, ToolResult};
+pub use toolbox::Toolbox;
+pub use tools::{Call, ToolPool};
+pub use toolsmith_sandbox::tool::ToolOutput;
 pub use trajectory::{EndReason, Source, Token, ToolCall, Trajectory};
 
 use crate::config::{Dialect, RolloutConfig};
 use crate::rng::Rng;
-use dialect::{Found, Turn, Wrapper};
+use dialect::{Form, Found, Turn, Wrapper};
 use rayon::prelude::*;
 use scheduler::{Limits, Plan, Scheduler};
 use std::collections::HashMap;
@@ -53,7 +56,7 @@ pub enum Error {
     #[error("{0}")]
     Text(String),
     /// No tool result can come any more.
-    #[error("sandbox: {0}")]
+    #[error("tools: {0}")]
     Tool(String),
     /// A prompt without a token gives the model nothing to continue.
     #[error("problem {0}: the prompt is empty; check the prompt template")]
@@ -133,7 +136,7 @@ pub enum Part<'a> {
     Text(&'a str),
     /// A call begins.
     CodeStart,
-    /// Text of the model inside a call, as written (Hermes calls are JSON).
+    /// Text of the model inside a call, as written: a program, or the JSON of `<tool_call>`.
     Code(&'a str),
     /// The call is closed and runs if the turn budget allows.
     CodeEnd,
@@ -238,8 +241,8 @@ struct Sequence<'a> {
     turn_len: usize,
     stream: Box<dyn Stream + 'a>,
     turn: Turn,
-    /// The program that runs.
-    program: String,
+    /// The call that runs.
+    call: Option<Call>,
 }
 
 struct Run<'a> {
@@ -251,10 +254,11 @@ struct Run<'a> {
     sampling: Sampling,
     max_turns: usize,
     max_context: usize,
+    forms: &'static [Form],
     wrapper: Wrapper,
     scheduler: Scheduler,
     sequences: Vec<Sequence<'a>>,
-    /// Sequences whose programs run, by the id given to the pool.
+    /// Sequences whose calls run, by the id given to the pool.
     running: HashMap<u64, usize>,
     stats: RolloutStats,
 }
@@ -280,6 +284,7 @@ impl<'a> Run<'a> {
             sampling: config.into(),
             max_turns: if tools.is_some() { config.max_turns } else { 0 },
             max_context: config.context(model.max_context()),
+            forms: config.dialect.forms(tools.is_some_and(|t| t.beside_python())),
             wrapper: Wrapper::new(config.dialect, text)?,
             scheduler: Scheduler::new(Limits {
                 slots: model.slots(),
@@ -317,8 +322,8 @@ impl<'a> Run<'a> {
             drawn: 0,
             turn_len: 0,
             stream: self.text.stream(),
-            turn: Turn::new(self.config.dialect, self.config.stop_at_answer),
-            program: String::new(),
+            turn: Turn::new(self.forms, self.config.stop_at_answer),
+            call: None,
         });
         self.stats.trajectories += 1;
         if request.prompt.len() >= self.max_context {
@@ -384,10 +389,10 @@ impl<'a> Run<'a> {
         let end = match found {
             Some(Found::Answer) => Some(EndReason::Answered),
             // Asking for a call that is not granted ends it, as does asking for one with the tool off.
-            Some(Found::Call(_)) if s.trajectory.calls.len() >= max_turns => Some(EndReason::TurnBudget),
+            Some(Found::Call(..)) if s.trajectory.calls.len() >= max_turns => Some(EndReason::TurnBudget),
             // An answer that cannot be shown is not computed.
-            Some(Found::Call(_)) if room <= self.wrapper.len() => Some(EndReason::ContextFull),
-            Some(Found::Call(call)) => return self.call(id, &call),
+            Some(Found::Call(..)) if room <= self.wrapper.len() => Some(EndReason::ContextFull),
+            Some(Found::Call(form, text)) => return self.call(id, form, text),
             None if room == 0 => Some(EndReason::ContextFull),
             None if s.turn_len >= self.config.max_completion_length => Some(EndReason::TokenBudget),
             None => None,
@@ -398,19 +403,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Parks a sequence while its program runs; a call without a program is answered at once.
-    fn call(&mut self, id: usize, call: &str) -> Result<(), Error> {
+    /// Parks a sequence while its call runs; a text that means no call is answered at once.
+    fn call(&mut self, id: usize, form: Form, text: String) -> Result<(), Error> {
         self.scheduler.park(id);
-        match self.config.dialect.program(call) {
-            Ok(program) => {
+        match form.call(&text) {
+            Ok(call) => {
                 let key = NEXT_CALL.fetch_add(1, Ordering::Relaxed);
-                self.sequences[id].program.clone_from(&program);
+                self.sequences[id].call = Some(call.clone());
                 self.running.insert(key, id);
-                self.tools.expect("a call is granted only with tools").submit(key, program)
+                self.tools.expect("a call is granted only with tools").submit(key, call)
             }
             Err(message) => {
-                self.sequences[id].program = call.to_owned();
-                self.answer(id, ToolResult { output: message, ok: false, fuel: 0 })
+                self.sequences[id].call = Some(Call { tool: String::new(), arguments: text.into() });
+                self.answer(id, ToolOutput { text: message, ..ToolOutput::default() })
             }
         }
     }
@@ -429,25 +434,27 @@ impl<'a> Run<'a> {
     }
 
     /// Puts a tool's answer behind a parked sequence and lets it go on.
-    fn answer(&mut self, id: usize, result: ToolResult) -> Result<(), Error> {
+    fn answer(&mut self, id: usize, result: ToolOutput) -> Result<(), Error> {
         self.stats.tool_calls += 1;
         self.stats.tool_errors += usize::from(!result.ok);
         let s = &mut self.sequences[id];
         // One position stays for the model to go on in.
         let room = self.max_context - s.trajectory.tokens.len() - self.wrapper.len() - 1;
         let limit = self.config.max_tool_output.min(room);
-        let feedback = self.wrapper.feedback(self.text, &result.output, limit)?;
+        let feedback = self.wrapper.feedback(self.text, &result.text, limit)?;
         s.trajectory.tokens.extend_from_slice(&feedback.tokens);
+        let Call { tool, arguments } = s.call.take().expect("it is parked for a call");
         s.trajectory.calls.push(ToolCall {
-            code: std::mem::take(&mut s.program),
-            output: result.output,
+            tool,
+            arguments,
+            output: result.text,
             ok: result.ok,
             cut: feedback.cut,
             fuel: result.fuel,
         });
         s.turn_len = 0;
         s.stream = self.text.stream();
-        s.turn = Turn::new(self.config.dialect, self.config.stop_at_answer);
+        s.turn = Turn::new(self.forms, self.config.stop_at_answer);
         let (problem, sample) = (s.trajectory.problem, s.trajectory.sample);
         let part = Part::Output(&s.trajectory.calls[s.trajectory.calls.len() - 1]);
         self.stopped |= (self.on_event)(Event::Sequence { problem, sample, part }) == Control::Stop;
@@ -475,6 +482,9 @@ impl<'a> Run<'a> {
 
     /// Ends what has started.
     fn cancel(&mut self) {
+        for key in std::mem::take(&mut self.running).into_keys() {
+            self.tools.iter().for_each(|tools| tools.cancel(key));
+        }
         for id in 0..self.sequences.len() {
             if self.scheduler.is_live(id) {
                 self.end(id, EndReason::Cancelled);

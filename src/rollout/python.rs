@@ -1,10 +1,9 @@
-//! The sandbox as a rollout's tool.
+//! The sandbox's pool as a rollout uses it.
 
-use super::{Error, ToolPool, ToolResult};
+use super::{Error, ToolOutput};
 use crate::config::SandboxConfig;
-use crossbeam_channel::RecvTimeoutError;
-use std::time::Duration;
-use toolsmith_sandbox::{Job, Limits, Outcome, Pool};
+use crossbeam_channel::Receiver;
+use toolsmith_sandbox::{Builder, Completion, Job, Limits, Pool, Recipe, Sandbox};
 
 impl From<&SandboxConfig> for Limits {
     fn from(c: &SandboxConfig) -> Self {
@@ -18,23 +17,38 @@ impl From<&SandboxConfig> for Limits {
     }
 }
 
-impl From<Outcome> for ToolResult {
-    fn from(outcome: Outcome) -> Self {
-        Self { output: outcome.feedback(), ok: outcome.ok(), fuel: outcome.fuel }
+impl SandboxConfig {
+    /// A sandbox, or a pool of them, as configured.
+    pub fn builder(&self) -> Builder {
+        let Recipe { packages, preimport } = self.into();
+        Sandbox::builder().packages(packages).preimport(preimport).limits(self.into())
     }
 }
 
-impl ToolPool for Pool {
-    fn submit(&self, id: u64, code: String) -> Result<(), Error> {
-        let job = Job { retry: true, ..Job::new(id, code) };
-        Pool::submit(self, job).map_err(|e| Error::Tool(e.to_string()))
+/// A finished program as a tool's answer.
+pub(super) fn output(done: Completion) -> (u64, ToolOutput) {
+    (done.id, done.outcome.into())
+}
+
+/// A pool of interpreters.
+pub(super) struct Workers(Pool);
+
+impl Workers {
+    pub fn new(pool: Pool) -> Self {
+        Self(pool)
     }
 
-    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
-        match self.completions().recv_timeout(wait) {
-            Ok(done) => Ok(Some((done.id, done.outcome.into()))),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(Error::Tool("every worker has stopped".into())),
-        }
+    pub fn submit(&self, id: u64, code: &str) -> Result<(), Error> {
+        // A program gives the same whenever it is run, so one whose worker died is run again.
+        let job = Job { retry: true, ..Job::new(id, code) };
+        self.0.submit(job).map_err(|e| Error::Tool(e.to_string()))
+    }
+
+    pub fn completions(&self) -> &Receiver<Completion> {
+        self.0.completions()
+    }
+
+    pub fn cancel(&self, id: u64) {
+        self.0.cancel(id);
     }
 }

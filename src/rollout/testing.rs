@@ -1,7 +1,7 @@
 //! Scripted stand-ins for the tokenizer, the model and the sandbox: tests of the loop need to know exactly
 //! what is asked of each.
 
-use super::{Error, Stream, Text, ToolPool, ToolResult};
+use super::{Call, Error, Stream, Text, ToolOutput, ToolPool};
 use crate::rng::Rng;
 use std::cell::RefCell;
 use std::time::Duration;
@@ -141,31 +141,57 @@ impl<F: FnMut(&[u32], &mut [f32])> Decode for Scripted<F> {
     }
 }
 
+/// A policy that says `turns` whatever the prompt, each continuing where the last one stopped.
+///
+/// It counts its own characters: a context is read as prompt + script with tool output in between.
+pub fn says(
+    text: Ascii,
+    prompt: &'static str,
+    turns: &'static [&'static str],
+) -> impl FnMut(&[u32], &mut [f32]) {
+    move |kv, row| {
+        let ids = |s: &str| text.encode(s).unwrap();
+        let context = text.decode(kv);
+        let mut rest = context.strip_prefix(prompt).expect("the prompt");
+        for (i, turn) in turns.iter().enumerate() {
+            if let Some(next) = turn.strip_prefix(rest) {
+                row[*ids(next).first().unwrap_or(&Ascii::END) as usize] = 0.0;
+                return;
+            }
+            rest = rest.strip_prefix(turn).unwrap_or_else(|| panic!("turn {i}: {rest:?}"));
+            let close = |tag: &str| rest.find(tag).map(|at| at + tag.len());
+            let end = close("</interpreter>").or(close("</tool_response>")).expect("feedback");
+            rest = rest[end..].trim_start_matches('\n');
+        }
+        row[Ascii::END as usize] = 0.0;
+    }
+}
+
 /// Answers with `run(code)`, in an order drawn from `seed`, and often with "nothing yet".
 pub struct Shuffled<F> {
-    waiting: RefCell<(Vec<(u64, String)>, Rng)>,
+    waiting: RefCell<(Vec<(u64, Call)>, Rng)>,
     run: F,
 }
 
-impl<F: Fn(&str) -> ToolResult> Shuffled<F> {
+impl<F: Fn(&str) -> ToolOutput> Shuffled<F> {
     pub fn new(seed: u64, run: F) -> Self {
         Self { waiting: RefCell::new((Vec::new(), Rng::new(seed, 0, 0))), run }
     }
 }
 
-impl<F: Fn(&str) -> ToolResult> ToolPool for Shuffled<F> {
-    fn submit(&self, id: u64, code: String) -> Result<(), Error> {
-        self.waiting.borrow_mut().0.push((id, code));
+impl<F: Fn(&str) -> ToolOutput> ToolPool for Shuffled<F> {
+    fn submit(&self, id: u64, call: Call) -> Result<(), Error> {
+        self.waiting.borrow_mut().0.push((id, call));
         Ok(())
     }
 
-    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
+    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolOutput)>, Error> {
         let (waiting, rng) = &mut *self.waiting.borrow_mut();
         if waiting.is_empty() || (wait.is_zero() && rng.below(3) > 0) {
             return Ok(None);
         }
         let i = rng.below(waiting.len() as u64) as usize;
-        let (id, code) = waiting.swap_remove(i);
-        Ok(Some((id, (self.run)(&code))))
+        let (id, call) = waiting.swap_remove(i);
+        Ok(Some((id, (self.run)(call.code().expect("Python is what is called")))))
     }
 }

@@ -1,4 +1,4 @@
-use super::testing::{Ascii, Scripted, Shuffled};
+use super::testing::{Ascii, Scripted, Shuffled, says};
 use super::*;
 use crate::rng::philox;
 
@@ -10,36 +10,15 @@ fn request(problem: usize, prompt: &str, samples: Range<usize>) -> Request {
     Request { problem, prompt: Ascii::default().encode(prompt).unwrap(), samples, seed: 11 }
 }
 
-fn ok(output: &str) -> ToolResult {
-    ToolResult { output: output.into(), ok: true, fuel: 5 }
-}
-
-/// A policy that says `script` whatever the prompt, each turn continuing where the last one stopped.
-///
-/// It counts its own characters: a context is read as prompt + script with tool output in between.
-fn says(text: Ascii, prompt: &'static str, turns: &'static [&'static str]) -> impl FnMut(&[u32], &mut [f32]) {
-    move |kv, row| {
-        let ids = |s: &str| text.encode(s).unwrap();
-        let context = text.decode(kv);
-        let mut rest = context.strip_prefix(prompt).expect("the prompt");
-        for (i, turn) in turns.iter().enumerate() {
-            if let Some(next) = turn.strip_prefix(rest) {
-                row[*ids(next).first().unwrap_or(&Ascii::END) as usize] = 0.0;
-                return;
-            }
-            rest = rest.strip_prefix(turn).unwrap_or_else(|| panic!("turn {i}: {rest:?}"));
-            let end = rest.find("</interpreter>").expect("feedback") + "</interpreter>".len();
-            rest = rest[end..].trim_start_matches('\n');
-        }
-        row[Ascii::END as usize] = 0.0;
-    }
+fn ok(output: &str) -> ToolOutput {
+    ToolOutput { fuel: 5, ..output.into() }
 }
 
 fn one(
     text: &Ascii,
     config: &RolloutConfig,
     turns: &'static [&'static str],
-    tool: impl Fn(&str) -> ToolResult,
+    tool: impl Fn(&str) -> ToolOutput,
 ) -> (Trajectory, RolloutStats, String) {
     let mut model = Scripted::new(1, 64, 400, says(*text, "Q", turns));
     let pool = Shuffled::new(0, tool);
@@ -96,7 +75,14 @@ fn a_call_is_run_and_answered() {
     assert_eq!(by_source(&t, Source::Template), "\n<interpreter>\n\n</interpreter>\n");
     assert_eq!(
         t.calls,
-        [ToolCall { code: "print(6*7)".into(), output: "42\n".into(), ok: true, cut: 0, fuel: 5 }]
+        [ToolCall {
+            tool: "python".into(),
+            arguments: serde_json::json!({"code": "print(6*7)"}),
+            output: "42\n".into(),
+            ok: true,
+            cut: 0,
+            fuel: 5
+        }]
     );
     assert_eq!(log, "so [\n```python\nprint(6*7)\n```\n](42\n)it is \\boxed{42}$");
     assert!(t.tokens.iter().all(|t| t.logprob == 0.0), "a policy without doubt");
@@ -156,7 +142,7 @@ fn answers_stop_if_asked_to() {
 #[test]
 fn failing_programs_are_shown() {
     let fail =
-        |_: &str| ToolResult { output: "ZeroDivisionError: division by zero".into(), ok: false, fuel: 1 };
+        |_: &str| ToolOutput { text: "ZeroDivisionError: division by zero".into(), ..ToolOutput::default() };
     let c = RolloutConfig { max_tool_output: 100, ..config() };
     let (t, stats, _) = one(&Ascii::default(), &c, &["<code>1/0</code>", "hm"], fail);
     assert_eq!(by_source(&t, Source::Tool), "ZeroDivisionError: division by zero");
@@ -229,11 +215,11 @@ fn decoding_goes_on_while_tools_run() {
     });
     struct Late(std::cell::RefCell<Option<u64>>, std::cell::Cell<usize>);
     impl ToolPool for Late {
-        fn submit(&self, id: u64, _: String) -> Result<(), Error> {
+        fn submit(&self, id: u64, _: Call) -> Result<(), Error> {
             self.0.replace(Some(id));
             Ok(())
         }
-        fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolResult)>, Error> {
+        fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolOutput)>, Error> {
             if wait.is_zero() {
                 return Ok(None);
             }

@@ -4,6 +4,7 @@
 //! derived from the sources and never kept beside them.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Who wrote a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +60,10 @@ impl EndReason {
 /// One tool call inside a trajectory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
-    /// Source text that was run.
-    pub code: String,
+    /// The tool's name; empty where the text means no call.
+    pub tool: String,
+    /// Its arguments as the model gave them (Python's are `{"code": …}`); the text where it means no call.
+    pub arguments: Value,
     /// What the tool answered, before the dialect's wrapping and before any cut to fit.
     pub output: String,
     /// Whether it ran without an error or a limit hit.

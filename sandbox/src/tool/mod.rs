@@ -1,6 +1,6 @@
 //! Tools that a program, or a model, calls by name with JSON arguments: Python, WebAssembly modules, Rust closures.
 //!
-//! | limit | Python | [`WasmTool`] | [`Closure`] |
+//! | limit | [`Python`] | [`WasmTool`] | [`Closure`] |
 //! |---|---|---|---|
 //! | `fuel` | counted in compiled code | counted in compiled code | not counted: native code cannot be |
 //! | `memory_mb` | cap on linear memory | cap on linear memory | not capped |
@@ -51,6 +51,7 @@ use crate::{Limit, Limits, Outcome, SandboxError};
 
 pub use cancel::{Cancel, Hook};
 pub use closure::Closure;
+pub use python::{Python, spec as python_spec};
 
 pub use set::{Spec, Tools, resolve};
 pub use wasm::WasmTool;

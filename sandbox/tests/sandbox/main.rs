@@ -8,6 +8,7 @@ mod measure;
 mod pool;
 mod programs;
 mod sessions;
+mod tools;
 
 use std::path::Path;
 use std::sync::OnceLock;
