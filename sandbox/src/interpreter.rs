@@ -154,7 +154,10 @@ fn outcome(
                 line: field(b'l').and_then(|l| l.parse().ok()),
                 traceback: field(b't').unwrap_or_default(),
             });
-            if report.field(b'o').is_some() {
+            // Without a word it is CPython's own, which asks for nothing where the size alone is too much; else a
+            // program's, or its parser's.
+            let wordless = error.as_ref().is_some_and(|e| e.message.is_empty());
+            if report.field(b'o').is_some() && (denied || wordless) {
                 limit_hit = Some(Limit::Memory);
             }
         }
@@ -195,8 +198,14 @@ fn outcome(
             }
             _ if denied => (error, limit_hit) = memory(limits),
             _ => {
-                let why = format!("the interpreter crashed ({})", trap.message());
-                error = Some(PythonError::new("SystemError", why));
+                // CPython says why before it aborts.
+                let fatal = stderr.lines().rev().find_map(|l| l.strip_prefix("Fatal Python error: "));
+                let kind = match fatal.is_some_and(|why| why.contains("stack overflow")) {
+                    true => "RecursionError",
+                    false => "SystemError",
+                };
+                let why = format!("the interpreter crashed ({})", fatal.unwrap_or(&trap.message()));
+                error = Some(PythonError::new(kind, why));
                 limit_hit = Some(Limit::Crash);
             }
         },

@@ -5,6 +5,7 @@
 //! Absent on purpose: writing files, listing folders, sockets, sleeping (the clock jumps), the embedder's environment.
 
 mod bind;
+mod calls;
 #[cfg(any(test, feature = "fuzz"))]
 mod exercise;
 mod guest;
@@ -147,7 +148,10 @@ impl Host {
     }
 
     /// A new call: `stdin` to read, at most `limit` bytes kept of each stream.
+    ///
+    /// A session's earlier block may have closed its streams; the next has its own.
     pub fn begin(&mut self, stdin: Vec<u8>, limit: usize) {
+        self.state.fds.extend((0..).zip([Fd::Stdin, Fd::Stdout, Fd::Stderr]));
         self.stdin = stdin;
         self.stdin_pos = 0;
         self.limit = limit;
@@ -254,13 +258,13 @@ impl Host {
 
     pub fn fd_filestat_get(&mut self, g: &mut Guest, fd: u32, out: u32) -> Result<()> {
         let fd = self.fd(fd)?;
-        // Of a stream: the bytes that passed or wait, by which the driver sees whether anything was printed.
+        // Of a stream: the bytes that passed or wait; of the report, what was printed, for the driver to see.
         let size = match fd {
             Fd::Stdin => (self.stdin.len() - self.stdin_pos) as u64,
-            Fd::Stdout => self.out.total(),
+            Fd::Stdout | Fd::Report => self.out.total(),
             Fd::Stderr => self.err.total(),
             Fd::Archive { .. } => self.archive.bytes().len() as u64,
-            Fd::Report | Fd::Lib => 0,
+            Fd::Lib => 0,
         };
         g.put(out, &file_stat(file_type(fd), size))
     }

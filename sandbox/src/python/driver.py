@@ -14,6 +14,7 @@ def _install():
     import sys
     import traceback
     import types
+    import weakref
 
     FILE = "main.py"
     # The file that a session's block counts as, so that its functions are told from a later block's.
@@ -44,7 +45,7 @@ def _install():
     settrace, setprofile = sys.settrace, sys.setprofile
     format_exception = traceback.format_exception
     cache = linecache.cache
-    finish = atexit._run_exitfuncs
+    run_exits, finalize = atexit._run_exitfuncs, weakref.finalize
     streams = [sys.stdout, sys.stderr]
     # What reaches the host before a program dies is all that is seen of it, so no line waits in a buffer.
     sys.stdout.reconfigure(line_buffering=True)
@@ -64,6 +65,13 @@ def _install():
                 stream.flush()
             except Base:
                 pass
+
+    def finish():
+        try:
+            run_exits()
+        finally:
+            # Its exit handler ends it for good, but there is a next program.
+            finalize._shutdown = finalize._registered_with_atexit = False
 
     def text(of, thing, otherwise=None):
         try:
@@ -152,7 +160,7 @@ def _install():
             if last is not None:
                 value = eval_(last, space)
                 flush()
-                if value is not None and not fstat(1).st_size:
+                if value is not None and not fstat(REPORT).st_size:
                     value = join((repr_(value),))
                 else:
                     value = None

@@ -1,38 +1,8 @@
-//! Nothing gets out, and nothing stays.
+//! What a program finds of the world, and what it cannot take away from its own report.
 
 use toolsmith_sandbox::Limits;
 
-use crate::{kind, run, sandbox, timeless};
-
-#[test]
-fn nothing_survives_a_call() {
-    let probe = "import sys, builtins, math, sympy, gc, time\n\
-        print(len.__name__, math.pi, 'evil' in sys.modules, 'leak' in dir(), sympy.sqrt(4), sys.getrecursionlimit(), \
-        hasattr(builtins, 'leak'), gc.isenabled(), sorted(k for k in globals() if not k.startswith('__')), len(gc.callbacks), sys.stdout is sys.__stdout__)";
-    let mut s = sandbox(&Limits::default());
-    let clean = timeless(s.run(probe));
-    assert!(clean.ok(), "{clean:?}");
-    for dirt in [
-        "import builtins\nbuiltins.print = builtins.len = None",
-        "import builtins\nbuiltins.__dict__.clear()",
-        "import math\nmath.pi = 3\nimport sympy\nsympy.sqrt = None",
-        "import sys\nsys.modules['evil'] = sys\nsys.modules.pop('math')\nsys.setrecursionlimit(5000)",
-        "leak = 1\nimport builtins\nbuiltins.leak = 1",
-        "import sys, io\nsys.stdout = io.StringIO()\nprint('lost')",
-        "import sys\nsys.modules.clear()",
-        "import gc\ngc.disable()\ngc.callbacks.append(print)",
-        "import os\nfor fd in range(0, 10):\n    try: os.close(fd)\n    except OSError: pass",
-        "import random\nrandom.seed(1)\nimport time\ntime.sleep(5)",
-        "import os\nos.abort()",
-        "import os\nos._exit(0)",
-        "x = bytearray(100 << 20)",
-        "import _toolsmith\n_toolsmith.run = None",
-        "import sys\nsys.modules['_toolsmith'].run.__code__ = (lambda: None).__code__",
-    ] {
-        s.run(dirt);
-        assert_eq!(timeless(s.run(probe)), clean, "after {dirt}");
-    }
-}
+use crate::{kind, run, sandbox};
 
 #[test]
 fn replaced_builtins_do_not_reach_the_report() {
@@ -47,60 +17,6 @@ fn replaced_builtins_do_not_reach_the_report() {
         let o = run(source);
         assert!(["ValueError", "AttributeError"].contains(&kind(&o)), "{source}: {o:?}");
         assert_eq!(o.stderr, "", "{source}");
-    }
-}
-
-#[test]
-fn a_forged_report_does_not_replace_the_real_one() {
-    let o = run("print('(')\nprint('vforged')\nprint('.')\n1 / 0");
-    assert_eq!((o.stdout.as_str(), kind(&o)), ("(\nvforged\n.\n", "ZeroDivisionError"));
-    let o = run("import os\nfor m in (b'(', b'vforged', b'.'): os.write(3, m)\n1 / 0");
-    assert_eq!((o.value.as_deref(), kind(&o)), (None, "ZeroDivisionError"));
-    let o = run("import os\nfor m in (b'(', b'kE', b'mfake', b'tfake', b'.'): os.write(3, m)\n5");
-    assert_eq!((o.value.as_deref(), kind(&o)), (Some("5"), "none"));
-    let o = run("import os\nfor m in (b'(', b'vforged', b'.'): os.write(3, m)\nos._exit(5)");
-    assert_eq!((o.value.as_deref(), kind(&o)), (None, "SystemExit"));
-}
-
-#[test]
-fn no_files() {
-    for source in [
-        "open('/etc/passwd')",
-        "open('../../../../etc/passwd')",
-        "open('/usr/local/lib/../../../etc/passwd')",
-        "open('/proc/self/environ')",
-        "open('x.txt', 'w')",
-        "open('/usr/local/lib/new', 'w')",
-        "open('/usr/local/lib/python315.zip', 'r+b')\nimport os\nos.write(4, b'x')",
-        "import tempfile\ntempfile.TemporaryFile()",
-        "import os\nos.mkdir('/tmp')",
-        "import os\nos.remove('/usr/local/lib/python315.zip')",
-        "import os\nos.rename('/usr/local/lib/python315.zip', '/x')",
-        "import os\nos.symlink('/etc', '/usr/local/lib/etc')",
-    ] {
-        let o = run(source);
-        let known = ["FileNotFoundError", "PermissionError", "OSError", "NotADirectoryError"];
-        assert!(known.contains(&kind(&o)), "{source}: {o:?}");
-    }
-    assert_eq!(run("import os\nos.listdir('/usr/local/lib')").feedback(), "[]");
-}
-
-#[test]
-fn no_network_processes_threads_or_foreign_code() {
-    for source in [
-        "import socket\nsocket.socket().connect(('127.0.0.1', 80))",
-        "import socket\nsocket.create_connection(('localhost', 80))",
-        "import urllib.request\nurllib.request.urlopen('http://localhost')",
-        "import subprocess\nsubprocess.run(['ls'])",
-        "import os\nos.fork()",
-        "import os\nos.system('ls')",
-        "import os\nos.execv('/bin/sh', ['sh'])",
-        "import threading\nthreading.Thread(target=print).start()",
-        "import multiprocessing\nmultiprocessing.Process(target=print).start()",
-        "import ctypes\nctypes.CDLL('libc.so.6')",
-    ] {
-        let o = run(source);
-        assert!(!o.ok() && o.limit_hit.is_none(), "{source}: {o:?}");
     }
 }
 

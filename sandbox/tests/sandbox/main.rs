@@ -3,8 +3,11 @@
 mod bounds;
 mod closed;
 mod corpus;
+mod hostile;
 mod image;
+mod leftovers;
 mod measure;
+mod mixed;
 mod pool;
 mod programs;
 mod sessions;
