@@ -1,4 +1,4 @@
-//! Interpreters that remember: what a program left, parked as the pages in which it differs from the snapshot.
+//! Interpreters that remember: what a program left, parked as its difference from the snapshot.
 //!
 //! A [`Session`] is plain data. It holds no interpreter, no address space and no descriptor, so thousands may wait at once,
 //! move between workers and processes, be cloned (a clone is a fork of the trajectory) and be put on disk ([`Spill`]).
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Patch;
 use crate::vm::Registers;
 
 /// A trajectory's own interpreter between two of its blocks. A new one starts from the snapshot.
@@ -36,16 +37,13 @@ enum Parked {
 pub(crate) struct Delta {
     /// Which image it belongs to, and where globals and host stand.
     pub head: Head,
-    /// The numbers of the pages that differ, ascending.
-    pub pages: Vec<u32>,
-    /// Their bytes, one after the other.
-    pub bytes: Vec<u8>,
+    pub patch: Patch,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Head {
     pub image: String,
-    /// Bytes of a page of [`Delta::pages`].
+    /// Bytes of a page of [`Delta::patch`].
     pub page: u32,
     pub registers: Registers,
 }
@@ -59,11 +57,12 @@ impl Session {
         self.blocks
     }
 
-    /// Bytes of memory that it holds: the pages in which it differs from the snapshot, and a few hundred. Clones share them.
+    /// Bytes of memory that it holds: what of the pages it wrote differs from the snapshot, twelve a page, and a few hundred.
+    /// Clones share them.
     pub fn bytes(&self) -> usize {
         match &self.parked {
             None => 0,
-            Some(Parked::Here(delta)) => delta.bytes.capacity() + delta.pages.capacity() * 4 + OVERHEAD,
+            Some(Parked::Here(delta)) => delta.patch.size() + OVERHEAD,
             Some(Parked::Spilled(_)) => size_of::<Extent>(),
         }
     }
@@ -129,12 +128,14 @@ fn malformed() -> io::Error {
 impl Delta {
     fn to_bytes(&self) -> Vec<u8> {
         let head = serde_json::to_vec(&self.head).expect("plain data");
-        let mut out = Vec::with_capacity(8 + head.len() + self.pages.len() * 4 + self.bytes.len());
+        let Patch { pages, parts, bytes } = &self.patch;
+        let mut out = Vec::with_capacity(8 + head.len() + pages.len() * 12 + bytes.len());
         out.extend((head.len() as u32).to_le_bytes());
-        out.extend((self.pages.len() as u32).to_le_bytes());
+        out.extend((pages.len() as u32).to_le_bytes());
         out.extend(head);
-        self.pages.iter().for_each(|n| out.extend(n.to_le_bytes()));
-        out.extend_from_slice(&self.bytes);
+        pages.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        parts.iter().for_each(|p| out.extend(p.to_le_bytes()));
+        out.extend_from_slice(bytes);
         out
     }
 
@@ -144,15 +145,19 @@ impl Delta {
         let (head, pages) = (u32::from_le_bytes(*head) as usize, u32::from_le_bytes(*pages) as usize);
         let (head, rest) = rest.split_at_checked(head).ok_or_else(malformed)?;
         let head: Head = serde_json::from_slice(head).map_err(|_| malformed())?;
-        let numbers = pages.checked_mul(4).ok_or_else(malformed)?;
-        let (numbers, bytes) = rest.split_at_checked(numbers).ok_or_else(malformed)?;
-        let number = |n: &[u8]| u32::from_le_bytes(n.try_into().expect("four bytes"));
-        let pages: Vec<u32> = numbers.chunks_exact(4).map(number).collect();
-        let ascending = pages.windows(2).all(|w| w[0] < w[1]);
-        if !ascending || pages.len().checked_mul(head.page as usize) != Some(bytes.len()) {
-            return Err(malformed());
+        let numbers = pages.checked_mul(4).and_then(|len| rest.split_at_checked(len));
+        let (numbers, rest) = numbers.ok_or_else(malformed)?;
+        let parts = pages.checked_mul(8).and_then(|len| rest.split_at_checked(len));
+        let (parts, bytes) = parts.ok_or_else(malformed)?;
+        let patch = Patch {
+            pages: numbers.as_chunks().0.iter().map(|n| u32::from_le_bytes(*n)).collect(),
+            parts: parts.as_chunks().0.iter().map(|p| u64::from_le_bytes(*p)).collect(),
+            bytes: bytes.to_vec(),
+        };
+        match patch.is_sound(head.page as usize) {
+            true => Ok(Delta { head, patch }),
+            false => Err(malformed()),
         }
-        Ok(Delta { head, pages, bytes: bytes.to_vec() })
     }
 }
 
@@ -230,9 +235,10 @@ mod tests {
 
     fn session() -> Session {
         let registers = Registers { pages: 9, globals: vec![1], host: Default::default() };
-        let head = Head { image: "i".into(), page: 4, registers };
+        let head = Head { image: "i".into(), page: 256, registers };
         let mut session = Session::default();
-        session.advance(Some(Delta { head, pages: vec![3, 7], bytes: b"abcdefgh".to_vec() }));
+        let patch = Patch { pages: vec![3, 7], parts: vec![1, 1 << 63], bytes: b"abcdefgh".to_vec() };
+        session.advance(Some(Delta { head, patch }));
         session
     }
 

@@ -154,16 +154,16 @@ impl Vm {
 
     /// What this interpreter has become since the snapshot of `image`. Only between calls.
     pub fn park(&mut self, image: &str) -> Delta {
-        let (pages, bytes) = self.slot.delta(&mut self.resident);
+        let patch = self.slot.delta(&mut self.resident);
         let head = Head { image: image.into(), page: page_size() as u32, registers: self.registers() };
-        Delta { head, pages, bytes }
+        Delta { head, patch }
     }
 
     /// Makes an interpreter that is as its snapshot into what [`park`](Vm::park) gave; False where `delta` does not fit it. It
     /// must then be reset.
     pub fn resume(&mut self, delta: &Delta) -> bool {
         delta.head.page as usize == page_size()
-            && self.slot.apply(delta.head.registers.pages, &delta.pages, &delta.bytes)
+            && self.slot.apply(delta.head.registers.pages, &delta.patch)
             && self.restore(&delta.head.registers).is_ok()
     }
 

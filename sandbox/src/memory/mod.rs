@@ -3,6 +3,7 @@
 //!
 //! Absent on purpose: shared memories, cloning a memory, any memory but the image's one.
 
+mod patch;
 mod slot;
 mod written;
 
@@ -18,6 +19,7 @@ use wasmer_vm::{
     VMTableDefinition,
 };
 
+pub(crate) use patch::Patch;
 pub(crate) use slot::{Original, Resident, Slot};
 pub(crate) use written::{PAGEMAP_SCAN, page_size};
 

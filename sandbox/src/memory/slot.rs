@@ -15,7 +15,7 @@ use memmap2::Mmap;
 use wasmer_vm::VMMemoryDefinition;
 
 use super::written::{page_size, private_pages};
-use super::{PAGE, Plan};
+use super::{PAGE, Patch, Plan};
 
 /// Address space of one memory: what a 32-bit index plus a 32-bit offset can reach, so compiled code needs no bounds
 /// checks (`MemoryStyle::Static`).
@@ -203,8 +203,8 @@ impl Slot {
         self.restore(&original.bytes, resident)
     }
 
-    /// The pages that differ from the snapshot (beyond its end: from zeros), ascending, and their bytes. Only between calls.
-    pub fn delta(&self, resident: &mut Resident) -> (Vec<u32>, Vec<u8>) {
+    /// Where memory differs from the snapshot, and beyond its end from zeros. Only between calls.
+    pub fn delta(&self, resident: &mut Resident) -> Patch {
         let original = self.plan.snapshot.as_ref().expect("only a snapshot's memory is parked");
         let page = page_size();
         let mine = self.bytes();
@@ -213,29 +213,20 @@ impl Slot {
         if !private_pages(self.base.as_ptr() as usize, mine.len(), &mut resident.private) {
             resident.private.push(0..(mine.len() / page) as u32);
         }
-        let (mut pages, mut bytes) = (Vec::new(), Vec::new());
+        let mut patch = Patch::default();
         for n in resident.private.iter().cloned().flatten() {
             let at = n as usize * page..(n as usize + 1) * page;
-            if mine[at.clone()] != *original.bytes.get(at.clone()).unwrap_or(&zeros) {
-                pages.push(n);
-                bytes.extend_from_slice(&mine[at]);
-            }
+            patch.push(n, &mine[at.clone()], original.bytes.get(at).unwrap_or(&zeros));
         }
-        pages.shrink_to_fit();
-        bytes.shrink_to_fit();
-        (pages, bytes)
+        patch.shrink();
+        patch
     }
 
-    /// Puts what [`delta`](Slot::delta) gave over the snapshot, in a memory of `length` wasm pages. False where that is more than
-    /// the cap, or `pages` and `bytes` do not fit.
-    pub fn apply(&self, length: usize, pages: &[u32], bytes: &[u8]) -> bool {
-        let page = page_size();
+    /// Makes a memory that is as its snapshot one of `length` wasm pages with `patch` over it. False where that is more than the
+    /// cap, or the patch does not fit.
+    pub fn apply(&self, length: usize, patch: &Patch) -> bool {
         let grown = length.checked_sub(self.pages()).is_some_and(|more| self.grow(more).is_some());
-        let mine = if grown { self.bytes_mut() } else { return false };
-        pages.iter().zip(bytes.chunks_exact(page)).all(|(n, bytes)| {
-            let to = mine.get_mut(*n as usize * page..(*n as usize + 1) * page);
-            to.map(|to| to.copy_from_slice(bytes)).is_some()
-        })
+        grown && patch.apply(self.bytes_mut(), page_size())
     }
 
     fn restore(&self, original: &[u8], resident: &mut Resident) -> io::Result<()> {
