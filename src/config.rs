@@ -205,7 +205,7 @@ pub enum ImageKind {
     /// sympy, mpmath, numpy and networkx; compiled once, in less than a minute on two cores.
     #[default]
     Math,
-    /// scipy, pandas, statsmodels, scikit-learn, matplotlib and more besides; compiled once, in some minutes and 1.5 GB of memory.
+    /// scipy, pandas, statsmodels, scikit-learn and more besides; compiled once, in some minutes and 1.5 GB of memory.
     Full,
 }
 

@@ -81,5 +81,6 @@ pub(crate) const MATH: Descriptor = Descriptor {
     ],
 };
 
-/// The whole wheel: nothing is cut, nothing left out.
-pub(crate) const FULL: Descriptor = Descriptor { cut: &[], drop: &[], ..MATH };
+/// The whole wheel but for what needs files beside the library, or a host to call: it would import, and then fail.
+pub(crate) const FULL: Descriptor =
+    Descriptor { cut: &[], drop: &["host", "matplotlib", "mpl_toolkits", "pylab", "seaborn"], ..MATH };

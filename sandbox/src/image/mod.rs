@@ -1,39 +1,40 @@
-//! The prepared image: compiled code, library and snapshot in a folder of the cache, each with its digest.
+//! The prepared image: compiled code, library and snapshot in a folder of the cache, each with its keyed digest.
 //!
-//! A folder is named by a key of all it was made from, so nothing in it is ever changed: a new build, wasmer, CPU or warm-up
-//! is a new folder. It appears whole, by rename, under a lock that makes a second process wait and then find it there.
+//! A folder is named by a key of all it was made from, so nothing in it is ever changed: a new build, wasmer, CPU, warm-up or
+//! recipe is a new folder. It appears whole, by rename, under a lock that makes a second process wait and then find it there.
+//!
+//! In the order in which they are needed: `recipe` says what is wanted, `fetch` gets it, `descriptor` and `slim` cut it down,
+//! `strip` the compiled code; `make` does all that, `manifest` and `seal` vouch for the result, `store` keeps the folders.
 
 mod descriptor;
 mod fetch;
+mod make;
+mod manifest;
 mod recipe;
+mod seal;
 mod slim;
+mod store;
 mod strip;
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use wasmer::{Engine, Module};
-
-pub use fetch::Source;
-use fetch::hex;
-pub use recipe::{Packages, Recipe};
 
 use crate::host::Archive;
 use crate::memory::Original;
 use crate::vm::Registers;
-use crate::{SandboxError, engine, snapshot};
-use descriptor::Descriptor;
+use crate::{SandboxError, engine};
+
+pub use fetch::Source;
+use manifest::Manifest;
+pub use recipe::{Packages, Recipe};
+use seal::Seal;
 
 const CODE: &str = "code.bin";
 const MEMORY: &str = "memory.bin";
-const MANIFEST: &str = "manifest.json";
-/// How the name of a folder begins in which an image is being made.
-const PART: &str = ".part-";
 
 /// A step of preparing an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,25 +70,12 @@ pub struct ImageStatus {
     pub folder: PathBuf,
 }
 
-/// What the files of a folder must be, and the state that is not in them.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Manifest {
-    recipe: Recipe,
-    /// A digest of all that the recipe's image is made from.
-    key: String,
-    /// The key of [`CODE`] and the library alone, which outlive a change of the warm-up.
-    code_key: String,
-    /// sha256 of [`CODE`], of the library and of [`MEMORY`].
-    code: String,
-    library: String,
-    memory: String,
-    registers: Registers,
-}
-
-/// A prepared image, checked. Clones share what is loaded of it.
+/// A prepared image, checked. Clones share what is loaded of it. While one lives, its folder is not removed as outdated.
 #[derive(Clone)]
 pub struct Image {
     folder: PathBuf,
+    #[expect(dead_code, reason = "closing the file ends the hold on the folder")]
+    hold: Arc<File>,
     manifest: Arc<Manifest>,
     loaded: Arc<OnceLock<Loaded>>,
 }
@@ -116,26 +104,20 @@ impl Image {
         if let Ok(image) = Image::open(cache, recipe) {
             return Ok(image);
         }
-        let root = cache.join("python");
+        let root = store::root(cache);
         std::fs::create_dir_all(&root).map_err(SandboxError::io(&root))?;
-        let _lock = Lock::take(&root.join("lock"))?;
+        let _lock = store::lock(&root)?;
         match Image::open(cache, recipe) {
             Err(SandboxError::NotReady { .. } | SandboxError::Tampered { .. }) => {}
             done => return done,
         }
+        store::sweep(&root);
+        let seal = Seal::make(&root)?;
+        let part = store::part(&root)?;
+        make::make(recipe, part.path(), source, cache, &seal, progress)?;
         let folder = folder(cache, recipe);
-        sweep(&root);
-        let part = tempfile::Builder::new().prefix(PART).tempdir_in(&root);
-        let part = part.map_err(SandboxError::io(&root))?;
-        make(recipe, part.path(), source, cache, progress)?;
-        match std::fs::remove_dir_all(&folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(SandboxError::io(&folder)(e));
-            }
-            _ => {}
-        }
-        let part = part.keep();
-        std::fs::rename(&part, &folder).map_err(SandboxError::io(&folder))?;
+        store::publish(part, &folder)?;
+        store::retire(&root, &folder, recipe);
         Image::open(cache, recipe)
     }
 
@@ -145,35 +127,39 @@ impl Image {
     /// [`SandboxError::NotReady`] where there is none, [`SandboxError::Tampered`] where a file is not as it was made.
     pub fn open(cache: &Path, recipe: &Recipe) -> Result<Image, SandboxError> {
         let folder = folder(cache, recipe);
-        let manifest = read_manifest(cache, &folder)?;
+        let hold = store::hold(&folder);
+        let (manifest, seal) = Manifest::read(&folder)?.ok_or_else(|| SandboxError::NotReady {
+            cache: cache.to_path_buf(),
+            what: "not prepared for this build and CPU".into(),
+        })?;
         if manifest.recipe != *recipe {
-            return Err(SandboxError::Tampered { file: folder.join(MANIFEST) });
+            return Err(SandboxError::Tampered { file: folder.join(manifest::FILE) });
         }
-        let library = recipe.packages.descriptor().archive;
-        let files = [(CODE, &manifest.code), (library, &manifest.library), (MEMORY, &manifest.memory)];
-        let intact = std::thread::scope(|scope| {
-            let check = |(name, digest): (&str, &String)| {
+        std::thread::scope(|scope| {
+            let seal = &seal;
+            let check = |(name, digest)| {
                 let path = folder.join(name);
-                match sha256(&path) {
-                    Ok(found) if found == *digest => Ok(()),
+                scope.spawn(move || match seal.file(&path) {
+                    Ok(found) if found == digest => Ok(()),
                     _ => Err(SandboxError::Tampered { file: path }),
-                }
+                })
             };
-            let running = files.map(|f| scope.spawn(move || check(f)));
-            running.map(|r| r.join().expect("hashing does not panic"))
-        });
-        intact.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(Image::new(folder, manifest))
+            let running = manifest.files().map(check);
+            running.into_iter().try_for_each(|r| r.join().expect("hashing does not panic"))
+        })?;
+        Image::new(folder, hold?, manifest)
     }
 
     /// The image in `folder`, which this process's parent has checked with [`Image::open`].
     pub(crate) fn trusted(folder: &Path) -> Result<Image, SandboxError> {
-        let manifest = read_manifest(folder, folder)?;
-        Ok(Image::new(folder.to_path_buf(), manifest))
+        let hold = store::hold(folder)?;
+        let (manifest, _) = Manifest::read(folder)?
+            .ok_or_else(|| SandboxError::Tampered { file: folder.join(manifest::FILE) })?;
+        Image::new(folder.to_path_buf(), hold, manifest)
     }
 
-    fn new(folder: PathBuf, manifest: Manifest) -> Image {
-        Image { folder, manifest: Arc::new(manifest), loaded: Arc::default() }
+    fn new(folder: PathBuf, hold: File, manifest: Manifest) -> Result<Image, SandboxError> {
+        Ok(Image { folder, hold: Arc::new(hold), manifest: Arc::new(manifest), loaded: Arc::default() })
     }
 
     /// Whether [`Image::open`] would succeed, with the reason why not.
@@ -247,154 +233,6 @@ fn archive(folder: &Path, recipe: &Recipe) -> Result<Archive, SandboxError> {
     Ok(Archive { name: name.into(), data: Arc::new(data) })
 }
 
-/// Makes the image's files in `part`. Code that any folder of the cache holds intact is taken over: neither a damaged snapshot
-/// nor a new warm-up costs a compilation.
-fn make(
-    recipe: &Recipe,
-    part: &Path,
-    source: &Source,
-    cache: &Path,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<(), SandboxError> {
-    let of = recipe.packages.descriptor();
-    if let Some(old) = compiled(of, cache) {
-        for name in [CODE, of.archive] {
-            let to = part.join(name);
-            let linked = std::fs::hard_link(old.join(name), &to);
-            linked
-                .or_else(|_| std::fs::copy(old.join(name), &to).map(drop))
-                .map_err(SandboxError::io(&to))?;
-        }
-    } else {
-        let (module, library) = fetch::fetch(of, source, &cache.join("downloads"), progress)?;
-        progress(Progress::new(Stage::Slim, None));
-        let module = slim::wasm(&module, of)?;
-        write(&part.join(of.archive), &slim::library(&library, of)?)?;
-        drop(library);
-        let code = engine::compile(&module, &mut |fraction| {
-            progress(Progress::new(Stage::Compile, fraction));
-        })?;
-        write(&part.join(CODE), &strip::strip(code)?)?;
-    }
-    // SAFETY: compiled by this call, or compared with its digest above.
-    let code = unsafe { engine::load(&part.join(CODE))? };
-    let registers = snapshot::take(&code, archive(part, recipe)?, recipe, &part.join(MEMORY), progress)?;
-    let digest = |name: &str| {
-        let path = part.join(name);
-        sha256(&path).map_err(SandboxError::io(&path))
-    };
-    let manifest = Manifest {
-        recipe: recipe.clone(),
-        key: key(recipe),
-        code_key: code_key(of),
-        code: digest(CODE)?,
-        library: digest(of.archive)?,
-        memory: digest(MEMORY)?,
-        registers,
-    };
-    let json = serde_json::to_vec_pretty(&manifest).expect("plain data");
-    write(&part.join(MANIFEST), &json)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), SandboxError> {
-    let written = File::create(path).and_then(|mut file| {
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()
-    });
-    written.map_err(SandboxError::io(path))
-}
-
-fn read_manifest(cache: &Path, folder: &Path) -> Result<Manifest, SandboxError> {
-    let path = folder.join(MANIFEST);
-    let json = std::fs::read(&path).map_err(|e| SandboxError::NotReady {
-        cache: cache.to_path_buf(),
-        what: match e.kind() {
-            std::io::ErrorKind::NotFound => "not prepared for this build and CPU".into(),
-            _ => format!("{MANIFEST}: {e}"),
-        },
-    })?;
-    match serde_json::from_slice::<Manifest>(&json) {
-        Ok(manifest) if manifest.key == key(&manifest.recipe) => Ok(manifest),
-        _ => Err(SandboxError::Tampered { file: path }),
-    }
-}
-
 fn folder(cache: &Path, recipe: &Recipe) -> PathBuf {
-    cache.join("python").join(&key(recipe)[..16])
-}
-
-/// Removes what a process killed while it prepared left behind. Under the lock, so no one is at work there.
-fn sweep(root: &Path) {
-    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(PART) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// A folder of the cache whose code and library are intact and made from what this build would make them from.
-fn compiled(of: &Descriptor, cache: &Path) -> Option<PathBuf> {
-    let mut all: Vec<_> = std::fs::read_dir(cache.join("python")).ok()?.flatten().collect();
-    all.sort_by_key(|entry| entry.file_name());
-    all.iter().map(|entry| entry.path()).find(|folder| {
-        let json = std::fs::read(folder.join(MANIFEST)).unwrap_or_default();
-        let intact = |name: &str, digest: &str| sha256(&folder.join(name)).is_ok_and(|d| d == digest);
-        serde_json::from_slice::<Manifest>(&json).is_ok_and(|m| {
-            m.code_key == code_key(of) && intact(CODE, &m.code) && intact(of.archive, &m.library)
-        })
-    })
-}
-
-/// A digest of what code and library are made from.
-fn code_key(of: &Descriptor) -> String {
-    let target = engine::target();
-    let mut parts = vec![engine::VERSION, &target, of.wasm_sha256, of.zip_sha256, of.archive];
-    parts.extend(of.cut.iter().flat_map(|(a, b)| [*a, *b]));
-    parts.extend(of.drop);
-    digest_of(&parts)
-}
-
-/// A digest of what all files of an image are made from.
-fn key(recipe: &Recipe) -> String {
-    let mut parts = snapshot::sources().to_vec();
-    let code_key = code_key(recipe.packages.descriptor());
-    parts.push(&code_key);
-    parts.extend(recipe.preimport.iter().map(String::as_str));
-    digest_of(&parts)
-}
-
-fn digest_of(parts: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex(&hash.finalize())
-}
-
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let file = File::open(path)?;
-    // SAFETY: as in `archive`. A file changed meanwhile gives a digest that matches nothing.
-    let bytes = unsafe { Mmap::map(&file)? };
-    Ok(hex(&Sha256::digest(&bytes)))
-}
-
-/// An advisory lock on a file, held until dropped or the process ends.
-struct Lock(#[expect(dead_code, reason = "closing the file ends the lock")] File);
-
-impl Lock {
-    fn take(path: &Path) -> Result<Lock, SandboxError> {
-        let file = File::options().create(true).truncate(false).write(true).open(path);
-        let file = file.map_err(SandboxError::io(path))?;
-        loop {
-            // SAFETY: a descriptor this function owns.
-            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } == 0 {
-                return Ok(Lock(file));
-            }
-            let e = std::io::Error::last_os_error();
-            if e.kind() != std::io::ErrorKind::Interrupted {
-                return Err(SandboxError::io(path)(e));
-            }
-        }
-    }
+    store::root(cache).join(&make::key(recipe)[..16])
 }

@@ -12,8 +12,8 @@ pub enum Packages {
     /// sympy, mpmath, numpy and networkx: under a minute to compile on two cores.
     #[default]
     Math,
-    /// All that the Python build has, scipy, pandas, statsmodels, scikit-learn and matplotlib among it: some minutes and 1.5 GB
-    /// of memory to compile.
+    /// All that the Python build has, scipy, pandas, statsmodels and scikit-learn among it, but not what draws (matplotlib,
+    /// seaborn): some minutes and 1.5 GB of memory to compile.
     Full,
 }
 

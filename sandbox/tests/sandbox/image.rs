@@ -4,19 +4,35 @@ use std::path::{Path, PathBuf};
 
 use toolsmith_sandbox::{Image, Recipe, Sandbox, SandboxError, Source, Stage};
 
-use crate::image;
+use crate::{image, run};
 
-/// A cache of its own with a copy of the prepared image.
+/// A cache of its own with a copy of the prepared image, and of the key that it was made with.
 fn copy() -> (tempfile::TempDir, PathBuf) {
     let cache = tempfile::tempdir().unwrap();
     let from = image().folder();
-    let to = cache.path().join("python").join(from.file_name().unwrap());
+    let root = cache.path().join("python");
+    let to = root.join(from.file_name().unwrap());
     std::fs::create_dir_all(&to).unwrap();
+    std::fs::copy(from.with_file_name("key"), root.join("key")).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
     (cache, to)
+}
+
+fn open(cache: &Path) -> Result<Image, SandboxError> {
+    Image::open(cache, &Recipe::default())
+}
+
+/// Asserts that the image is refused, and that the message names `file`.
+fn refused(cache: &Path, file: &Path) {
+    match open(cache) {
+        Err(SandboxError::Tampered { file: named }) => assert_eq!(named, file),
+        other => panic!("{}: {other:?}", file.display()),
+    }
+    let status = Image::status(cache, &Recipe::default());
+    assert!(!status.ready && status.missing.contains(&*file.to_string_lossy()), "{status:?}");
 }
 
 /// Flips one bit in the middle of a file.
@@ -36,18 +52,25 @@ fn nowhere() -> Source {
 fn an_altered_file_is_refused() {
     let (cache, folder) = copy();
     assert!(Image::status(cache.path(), &Recipe::default()).ready);
-    for name in ["code.bin", "memory.bin", "python315.zip"] {
+    for name in ["code.bin", "memory.bin", "python315.zip", "manifest.json"] {
         let path = folder.join(name);
         damage(&path);
-        match Image::open(cache.path(), &Recipe::default()) {
-            Err(SandboxError::Tampered { file }) => assert_eq!(file, path),
-            other => panic!("{name}: {other:?}"),
-        }
-        let status = Image::status(cache.path(), &Recipe::default());
-        assert!(!status.ready && status.missing.contains(name), "{status:?}");
+        refused(cache.path(), &path);
         damage(&path);
+        assert!(open(cache.path()).is_ok(), "{name}");
+        // Cut short, a link to the same bytes, absent.
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        refused(cache.path(), &path);
+        std::fs::remove_file(&path).unwrap();
+        refused(cache.path(), &path);
+        let elsewhere = cache.path().join(name);
+        std::fs::write(&elsewhere, &bytes).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        refused(cache.path(), &path);
+        std::fs::rename(&elsewhere, &path).unwrap();
+        assert!(open(cache.path()).is_ok(), "{name}");
     }
-    assert!(Image::open(cache.path(), &Recipe::default()).is_ok());
     // Altered code is rebuilt, which needs the wheel again: it is never loaded.
     damage(&folder.join("code.bin"));
     let made = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |_| {});
@@ -74,7 +97,93 @@ fn an_altered_snapshot_is_rebuilt() {
     // Nothing half-written stays beside it.
     let left: Vec<_> =
         std::fs::read_dir(cache.path().join("python")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn an_image_under_another_key_is_refused() {
+    let (cache, folder) = copy();
+    let (key, manifest) = (folder.with_file_name("key"), folder.join("manifest.json"));
+    let secret = std::fs::read(&key).unwrap();
+    // The image of somebody who does not have this cache's key, and a key that is none.
+    std::fs::write(&key, [7; 32]).unwrap();
+    refused(cache.path(), &manifest);
+    std::fs::write(&key, &secret[..31]).unwrap();
+    refused(cache.path(), &key);
+    std::fs::remove_file(&key).unwrap();
+    refused(cache.path(), &key);
+    // Nothing made under it is believed again, the code neither, which cannot be had here.
+    let made = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |_| {});
+    assert!(matches!(made, Err(SandboxError::Fetch { .. })), "{made:?}");
+    refused(cache.path(), &manifest);
+    // A manifest whose digests were put right by hand.
+    std::fs::write(&key, &secret).unwrap();
+    assert!(open(cache.path()).is_ok());
+    let json = std::fs::read_to_string(&manifest).unwrap();
+    let forged = json.replacen("\"memory\": \"", "\"memory\": \"0", 1).replacen("0\",", "\",", 1);
+    assert_ne!(json, forged);
+    std::fs::write(&manifest, forged).unwrap();
+    refused(cache.path(), &manifest);
+}
+
+#[test]
+fn recipes_lie_beside_each_other_and_share_their_code() {
+    use std::os::unix::fs::MetadataExt;
+    let (cache, folder) = copy();
+    let with = |name: &str| Recipe { preimport: vec![name.into()], ..Recipe::default() };
+    let prepare = |recipe| Image::prepare(cache.path(), &recipe, &nowhere(), &mut |_| {});
+    let made = prepare(with("wave")).unwrap();
+    assert_eq!(made.recipe(), &with("wave"));
+    let inode = |folder: &Path| std::fs::metadata(folder.join("code.bin")).unwrap().ino();
+    assert_eq!(inode(made.folder()), inode(&folder));
+    assert!(open(cache.path()).is_ok());
+    let mut python = Sandbox::builder().image(made).build().unwrap();
+    let probe = "import sys\n'wave' in sys.modules, 'wave' in globals()";
+    assert_eq!(python.run(probe).value.as_deref(), Some("(True, False)"));
+    assert_eq!(run(probe).value.as_deref(), Some("(False, False)"));
+    // What cannot be imported is named in one line, and leaves nothing behind.
+    let before = std::fs::read_dir(cache.path().join("python")).unwrap().count();
+    let e = prepare(with("scipy")).unwrap_err().to_string();
+    assert_eq!(e, "cannot pre-import scipy: No module named 'scipy'; the full image has more packages");
+    let e = prepare(with("antigravity.nothing")).unwrap_err().to_string();
+    assert!(e.starts_with("cannot pre-import antigravity.nothing: ") && !e.contains('\n'), "{e}");
+    assert_eq!(std::fs::read_dir(cache.path().join("python")).unwrap().count(), before);
+}
+
+#[test]
+fn outdated_folders_of_the_recipe_go_when_nobody_uses_them() {
+    let (cache, folder) = copy();
+    let root = folder.parent().unwrap();
+    let image = open(cache.path()).unwrap();
+    // As another build would have left it: the same recipe under another key, there twice, once in use.
+    let folders = ["00000000000000aa", "00000000000000bb"].map(|name| root.join(name));
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::copy(image.folder().join("manifest.json"), folder.join("manifest.json")).unwrap();
+    }
+    let used = std::fs::File::open(&folders[1]).unwrap();
+    used.lock_shared().unwrap();
+    // What only looks alike: another recipe's, no image, no image's name.
+    let others = ["00000000000000cc", "00000000000000dd", "mine"].map(|name| root.join(name));
+    others.iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
+    let json = std::fs::read_to_string(folders[0].join("manifest.json")).unwrap();
+    let other = json.replacen("\"math\"", "\"full\"", 1);
+    assert_ne!(json, other);
+    std::fs::write(others[0].join("manifest.json"), other).unwrap();
+    std::fs::write(others[2].join("manifest.json"), json).unwrap();
+
+    let prepare = || Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |_| {}).unwrap();
+    prepare();
+    assert!(folders[0].exists(), "removed though nothing was prepared");
+    damage(&folder.join("memory.bin"));
+    prepare();
+    assert!(!folders[0].exists() && folders[1].exists() && folder.exists());
+    assert!(others.iter().all(|folder| folder.exists()));
+    drop(used);
+    damage(&folder.join("memory.bin"));
+    let made = prepare();
+    assert!(!folders[1].exists() && others.iter().all(|folder| folder.exists()));
+    drop((image, made));
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Making an image's files, and what they are made from.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::descriptor::Descriptor;
+use super::fetch::{self, Source, hex};
+use super::manifest::{self, Manifest};
+use super::recipe::Recipe;
+use super::seal::Seal;
+use super::{CODE, MEMORY, Progress, Stage, archive, slim, store, strip};
+use crate::{SandboxError, engine, snapshot};
+
+/// Makes the image's files in `part`. Code that any folder of the cache holds intact is taken over: neither a damaged snapshot
+/// nor a new warm-up costs a compilation.
+pub(crate) fn make(
+    recipe: &Recipe,
+    part: &Path,
+    source: &Source,
+    cache: &Path,
+    seal: &Seal,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), SandboxError> {
+    let of = recipe.packages.descriptor();
+    if let Some(old) = compiled(of, cache, seal) {
+        for name in [CODE, of.archive] {
+            let to = part.join(name);
+            let linked = std::fs::hard_link(old.join(name), &to);
+            linked
+                .or_else(|_| std::fs::copy(old.join(name), &to).map(drop))
+                .map_err(SandboxError::io(&to))?;
+        }
+    } else {
+        let (module, library) = fetch::fetch(of, source, &cache.join("downloads"), progress)?;
+        progress(Progress::new(Stage::Slim, None));
+        let module = slim::wasm(&module, of)?;
+        write(&part.join(of.archive), &slim::library(&library, of)?)?;
+        drop(library);
+        let code = engine::compile(&module, &mut |fraction| {
+            progress(Progress::new(Stage::Compile, fraction));
+        })?;
+        write(&part.join(CODE), &strip::strip(code)?)?;
+    }
+    // SAFETY: compiled by this call, or compared with its digest by `compiled`.
+    let code = unsafe { engine::load(&part.join(CODE))? };
+    let registers = snapshot::take(&code, archive(part, recipe)?, recipe, &part.join(MEMORY), progress)?;
+    let digest = |name: &str| {
+        let path = part.join(name);
+        seal.file(&path).map_err(SandboxError::io(&path))
+    };
+    let manifest = Manifest {
+        recipe: recipe.clone(),
+        key: key(recipe),
+        code_key: code_key(of),
+        code: digest(CODE)?,
+        library: digest(of.archive)?,
+        memory: digest(MEMORY)?,
+        registers,
+    };
+    write(&part.join(manifest::FILE), &manifest.sealed(seal))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), SandboxError> {
+    let written = File::create(path).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()
+    });
+    written.map_err(SandboxError::io(path))
+}
+
+/// A folder of the cache whose code and library are intact and made from what this build would make them from.
+fn compiled(of: &Descriptor, cache: &Path, seal: &Seal) -> Option<PathBuf> {
+    let wanted = code_key(of);
+    let intact = |folder: &PathBuf| {
+        let found = Manifest::sealed_by(seal, folder).filter(|m| m.code_key == wanted);
+        found.is_some_and(|m| {
+            let same = |name: &str, digest| seal.file(&folder.join(name)).is_ok_and(|d| d == digest);
+            same(CODE, m.code) && same(of.archive, m.library)
+        })
+    };
+    store::images(&store::root(cache)).into_iter().find(intact)
+}
+
+/// A digest of what code and library are made from.
+fn code_key(of: &Descriptor) -> String {
+    let target = engine::target();
+    let mut parts = vec![engine::VERSION, &target, of.wasm_sha256, of.zip_sha256, of.archive];
+    parts.extend(of.cut.iter().flat_map(|(a, b)| [*a, *b]));
+    parts.extend(of.drop);
+    digest_of(&parts)
+}
+
+/// A digest of what all files of an image are made from.
+pub(crate) fn key(recipe: &Recipe) -> String {
+    let mut parts = snapshot::sources().to_vec();
+    let code_key = code_key(recipe.packages.descriptor());
+    parts.push(&code_key);
+    parts.extend(recipe.preimport.iter().map(String::as_str));
+    digest_of(&parts)
+}
+
+fn digest_of(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
