@@ -15,12 +15,16 @@ use crate::meter::Meter;
 pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 3, elf 1";
 
 /// Compiles `wasm` for this machine's CPU into bytes for [`load`]. `progress` gets the share that is done.
-pub(crate) fn compile(wasm: &[u8], progress: &mut dyn FnMut(Option<f32>)) -> Result<Vec<u8>, SandboxError> {
+pub(crate) fn compile(
+    wasm: &[u8],
+    meter: Meter,
+    progress: &mut dyn FnMut(Option<f32>),
+) -> Result<Vec<u8>, SandboxError> {
     let failed = |e: &dyn std::fmt::Display| SandboxError::engine("compile", e);
     let mut config = Cranelift::new();
     // An ELF file is mapped, so that worker processes share it; wasmer copies and relocates its other format.
     config.experimental_artifact(cfg!(target_os = "linux"));
-    config.push_middleware(Arc::new(Meter::trusted(wasm)?));
+    config.push_middleware(Arc::new(meter));
     let mut features = Features::default();
     features.exceptions(true);
     let engine =

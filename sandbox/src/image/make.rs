@@ -11,6 +11,7 @@ use super::manifest::{self, Manifest};
 use super::recipe::Recipe;
 use super::seal::Seal;
 use super::{CODE, MEMORY, Progress, Stage, archive, slim, store, strip};
+use crate::meter::Meter;
 use crate::{SandboxError, engine, snapshot};
 
 /// Makes the image's files in `part`. Code that any folder of the cache holds intact is taken over: neither a damaged snapshot
@@ -38,7 +39,7 @@ pub(crate) fn make(
         let module = slim::wasm(&module, of)?;
         write(&part.join(of.archive), &slim::library(&library, of)?)?;
         drop(library);
-        let code = engine::compile(&module, &mut |fraction| {
+        let code = engine::compile(&module, Meter::trusted(&module)?, &mut |fraction| {
             progress(Progress::new(Stage::Compile, fraction));
         })?;
         write(&part.join(CODE), &strip::strip(code)?)?;
@@ -108,4 +109,65 @@ fn digest_of(parts: &[&str]) -> String {
         hash.update(part);
     }
     hex(&hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::memory::Original;
+    use crate::vm::Vm;
+    use crate::{Image, Recipe};
+
+    const PROGRAMS: [(&str, &str); 4] = [
+        ("a loop", "x = 0\nfor i in range(10**6): x += i"),
+        ("calls", "def f(n): return n if n < 2 else f(n - 1) + f(n - 2)\nf(21)"),
+        ("floats", "v = [1.0, 2.0, 3.0]\nfor i in range(10**5): v = [v[1], v[2], v[0] * 0.5 + v[1] * 0.25]"),
+        ("words", "d = {}\nfor i in range(10**5): d[str(i % 977)] = d.get(str(i % 977), 0) + 1"),
+    ];
+
+    /// `cargo test --release -p toolsmith-sandbox what_fuel_costs -- --ignored --nocapture`
+    #[test]
+    #[ignore = "prints times, after compiling Python twice"]
+    fn what_fuel_costs() {
+        let recipe = Recipe::default();
+        let of = recipe.packages.descriptor();
+        let downloads = Image::default_cache().join("downloads");
+        let quiet: &mut dyn FnMut(Progress) = &mut |_| {};
+        let (module, library) = fetch::fetch(of, &Source::default(), &downloads, quiet).unwrap();
+        let module = slim::wasm(&module, of).unwrap();
+        let mut python = |meter: Meter| {
+            let part = tempfile::tempdir().unwrap();
+            write(&part.path().join(of.archive), &slim::library(&library, of).unwrap()).unwrap();
+            let code = engine::compile(&module, meter, &mut |_| {}).unwrap();
+            write(&part.path().join(CODE), &strip::strip(code).unwrap()).unwrap();
+            // SAFETY: compiled above.
+            let code = unsafe { engine::load(&part.path().join(CODE)).unwrap() };
+            let archive = archive(part.path(), &recipe).unwrap();
+            let memory = part.path().join(MEMORY);
+            let registers = snapshot::take(&code, archive.clone(), &recipe, &memory, quiet).unwrap();
+            let original = Arc::new(Original::new(File::open(memory).unwrap()).unwrap());
+            let vm = Vm::new(&code.0, &code.1, archive, Some((original, &registers)), 8192).unwrap();
+            (vm, registers, part)
+        };
+        let mut both = [python(Meter::idle()), python(Meter::trusted(&module).unwrap())];
+        for (name, source) in PROGRAMS {
+            let mut best = [Duration::MAX; 2];
+            for _ in 0..25 {
+                for ((vm, registers, _), best) in both.iter_mut().zip(&mut best) {
+                    let started = Instant::now();
+                    vm.host().begin(format!("last 0\n{source}").into_bytes(), 1000);
+                    vm.set_fuel(u64::MAX);
+                    assert_eq!(vm.turn(snapshot::RUN).unwrap(), 0);
+                    assert!(vm.host().report.done && vm.host().report.field(b't').is_none());
+                    *best = started.elapsed().min(*best);
+                    vm.reset(registers).unwrap();
+                }
+            }
+            let percent = (best[1].as_secs_f64() / best[0].as_secs_f64() - 1.0) * 100.0;
+            println!("{name}: {:?} without charges, {:?} with, {percent:+.1} %", best[0], best[1]);
+        }
+    }
 }

@@ -66,13 +66,15 @@ fn number(code: &[u8], at: usize, bytes: usize) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::engine;
+    use crate::meter::Meter;
 
     #[test]
     fn stripped_code_loads_and_traps_as_before() {
         let wat = r#"(module
             (func (export "add") (param i32 i32) (result i32) local.get 0 local.get 1 i32.add)
             (func (export "divide") (param i32 i32) (result i32) local.get 0 local.get 1 i32.div_s))"#;
-        let whole = engine::compile(&wasmer::wat2wasm(wat.as_bytes()).unwrap(), &mut |_| {}).unwrap();
+        let whole = engine::compile(&wasmer::wat2wasm(wat.as_bytes()).unwrap(), Meter::strict(), &mut |_| {})
+            .unwrap();
         let code = strip(whole.clone()).unwrap();
         if cfg!(target_os = "linux") {
             assert!(code.len() < whole.len(), "{} of {}", code.len(), whole.len());
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn a_broken_file_is_an_error() {
         let wasm = wasmer::wat2wasm(b"(module (func (export \"f\")))").unwrap();
-        let code = engine::compile(&wasm, &mut |_| {}).unwrap();
+        let code = engine::compile(&wasm, Meter::strict(), &mut |_| {}).unwrap();
         if code.starts_with(b"\x7fELF") {
             for len in (4..code.len()).step_by(code.len() / 97 + 1) {
                 if let Ok(cut) = strip(code[..len].to_vec()) {
