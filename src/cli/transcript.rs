@@ -10,7 +10,10 @@ const WIDTH: usize = 80;
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Text,
-    Code,
+    /// A program, or the JSON of a call.
+    Code {
+        json: bool,
+    },
     Output { ok: bool },
 }
 
@@ -46,12 +49,13 @@ impl<W: Write> Transcript<W> {
                 self.write(text)?;
             }
             AgentEvent::Code(code) => {
-                let code = match self.mode {
-                    Mode::Code => code,
-                    _ => code.trim_start_matches('\n'),
-                };
+                if let Mode::Code { .. } = self.mode {
+                    return self.write(code).and_then(|()| self.out.flush());
+                }
+                let code = code.trim_start_matches('\n');
                 if !code.is_empty() {
-                    self.enter(Mode::Code)?;
+                    // A call's JSON begins with a brace; a program hardly ever does.
+                    self.enter(Mode::Code { json: code.starts_with('{') })?;
                     self.write(code)?;
                 }
             }
@@ -92,7 +96,9 @@ impl<W: Write> Transcript<W> {
         self.mode = mode;
         let rule = match mode {
             Mode::Text => "└".to_owned() + &"─".repeat(WIDTH - 1),
-            Mode::Code => titled(if open { '├' } else { '┌' }, "python"),
+            Mode::Code { json } => {
+                titled(if open { '├' } else { '┌' }, if json { "call" } else { "python" })
+            }
             Mode::Output { ok: true } => titled('├', "output"),
             Mode::Output { ok: false } => titled('├', "error"),
         };
@@ -117,7 +123,7 @@ impl<W: Write> Transcript<W> {
             }
             match self.mode {
                 Mode::Text => self.out.write_all(body.as_bytes())?,
-                Mode::Code => self.paint("36", body)?,
+                Mode::Code { .. } => self.paint("36", body)?,
                 Mode::Output { ok: true } => self.paint("33", body)?,
                 Mode::Output { ok: false } => self.paint("31", body)?,
             }
@@ -193,6 +199,15 @@ mod tests {
         let events = [AgentEvent::Code("1/0"), AgentEvent::Output("ZeroDivisionError", false)];
         assert!(shown(false, &events, None).contains("├─ error ──"));
         assert!(shown(true, &events, None).contains("\x1b[31mZeroDivisionError\x1b[0m"));
+    }
+
+    #[test]
+    fn a_call_in_json_is_no_python() {
+        let events = [AgentEvent::Code("\n{\"name\""), AgentEvent::Code(": 1}\n"), AgentEvent::Output("2", true)];
+        let text = shown(false, &events, None);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("┌─ call ──"), "{text}");
+        assert_eq!(lines[1], "│ {\"name\": 1}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use super::run::COLLATZ;
 use super::{refused, toolsmith};
 use crate::support::{files, gguf_with_tensor_type, tiny_model, tokenizer};
 
@@ -112,6 +113,24 @@ fn a_gguf_type_it_does_not_read() {
     let output = toolsmith().arg("convert").args([&path, &out]).output().unwrap();
     refused(&output, &["m.gguf", "IQ2_XXS"]);
     assert!(!out.exists(), "nothing half-written");
+}
+
+#[test]
+fn a_tool_that_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, tool) = (tiny_model(dir.path()), dir.path().join("t.wat"));
+    let run = |more: &[&str]| {
+        toolsmith().arg("run").arg("--model").arg(&model).arg("--tool").arg(&tool).args(more).arg("hi").output().unwrap()
+    };
+    refused(&run(&[]), &["t.wat", "No such file"]);
+    fs::write(&tool, "(module (import \"env\" \"clock\" (func)))").unwrap();
+    refused(&run(&[]), &["t.wat", "imports env.clock"]);
+    let collatz = fs::read_to_string(COLLATZ).unwrap();
+    fs::write(&tool, collatz.replace("\\"name\\"", "\\"nome\\"")).unwrap();
+    refused(&run(&[]), &["t.wat", "`describe` gave no description", "nome"]);
+    fs::write(&tool, collatz).unwrap();
+    refused(&run(&["--tool", COLLATZ]), &["two tools named `collatz`"]);
+    refused(&run(&["--no-tool"]), &["--no-tool"]);
 }
 
 /// `toolsmith eval` on problems given as the text of a file.

@@ -7,6 +7,9 @@ use std::process::{Output, Stdio};
 use super::{refused, text, toolsmith};
 use crate::support::{files, tiny_model};
 
+/// A module that describes itself.
+pub const COLLATZ: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tools/collatz.wat");
+
 fn run(model: &Path, more: &[&str], stdin: &str) -> Output {
     let mut child = toolsmith()
         .args(["run", "--no-tool", "--prompt_template", "plain", "--max_completion_length", "16", "--model"])
@@ -78,6 +81,23 @@ fn doctor_says_what_there_is() {
         assert!(stdout.contains(word), "{word} is not in:\n{stdout}");
     }
     assert_eq!(files(dir.path()), [], "looking changes nothing");
+}
+
+/// Needs the Python image; it is prepared here if it is not there yet.
+#[test]
+fn a_module_can_be_offered() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny_model(dir.path());
+    let run = |more: &[&str]| {
+        let run = ["run", "--max_completion_length", "8", "--prompt_template", "plain", "--model"];
+        let output = toolsmith().args(run).arg(&model).args(more).arg("hi").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        output.stdout
+    };
+    let config = dir.path().join("run.toml");
+    std::fs::write(&config, format!("[rollout]\ntools = [{COLLATZ:?}]\ntemperature = 0.0\n")).unwrap();
+    let offered = run(&["--tool", COLLATZ]);
+    assert_eq!(run(&["--config", config.to_str().unwrap()]), offered);
 }
 
 /// Needs the Python image; it is prepared here if it is not there yet.

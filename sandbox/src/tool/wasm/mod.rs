@@ -1,30 +1,9 @@
-//! A WebAssembly module of the user's as a tool.
+//! A WebAssembly module of the user's as a tool; [`WasmTool`] says what a module must be.
 //!
-//! # What a module exports
-//! - `memory`, its only one.
-//! - `alloc(len: i32) -> i32`: a place in memory for `len` bytes, 0 if there is none.
-//! - `call(ptr: i32, len: i32) -> i64`: takes the arguments as JSON text (an object) from where `alloc` said, gives
-//!   `ptr << 32 | len` of the result, UTF-8 text. With bit 31 of `len` set the text is an error's.
-//! - `describe() -> i64`, if it likes: points in the same way to `{"name": …, "description": …, "schema": …}`, the schema a
-//!   JSON Schema of the arguments. Without it the same object stands in a file beside the module (`tool.json` for
-//!   `tool.wasm`), which goes before `describe`.
-//! - `_initialize()`, if it likes: called before anything else.
-//!
-//! A trap, such as Rust's `panic!` compiles to, is a failed call.
-//!
-//! # What it may not
-//! Import anything: then it is a function of its arguments, reaches nothing, and needs no host to be trusted. Nor have a
-//! start function (its steps could not be told from a trap), several memories, exceptions, threads, or tables of more
-//! than [`TABLE`] elements (they are memory that no cap counts). Build Rust for `wasm32-unknown-unknown`, C with
-//! `--no-entry -nostdlib`.
-//!
-//! # How a call runs
-//! In an instance of its own, so that nothing of a call is left: unlike the Python image, a module may change tables and
-//! drop segments, which a copy of memory would miss, and a small module is instantiated in less than a reset would save.
-//! Fuel counts `_initialize`, `alloc` and `call` together. NaNs are made canonical and relaxed SIMD is off: the same
-//! arguments give the same text on every machine.
-//!
-//! Absent: modules with WASI imports, a cache of compiled modules, calls in a process of their own.
+//! A call runs in an instance of its own, so that nothing of a call is left. Unlike the Python image, a module may change
+//! tables and drop segments, which a copy of memory would miss, and making an instance of a small module takes some
+//! microseconds.
+//! Absent: WASI imports, a cache of compiled modules, calls in a process of their own.
 
 mod abi;
 mod tunables;
@@ -43,8 +22,7 @@ use wasmer::{
 use wasmer_types::TrapCode;
 
 use self::abi::Manifest;
-pub(crate) use self::tunables::TABLE;
-use self::tunables::ToolTunables;
+use self::tunables::{TABLE, ToolTunables};
 use super::{Cancel, Spec, Tool, ToolError, ToolOutput};
 use crate::capture::Capture;
 use crate::error::one_line;
@@ -58,7 +36,53 @@ const MODULE_BYTES: usize = 64 << 20;
 /// The longest description that is read.
 const DESCRIPTION_BYTES: u64 = 1 << 20;
 
-/// A compiled module. Calls may come from several threads at once.
+/// A WebAssembly module, compiled. Calls may come from several threads at once.
+///
+/// # What a module exports
+/// - `memory`, its only one.
+/// - `alloc(len: i32) -> i32`: a place in memory for `len` bytes, 0 if there is none.
+/// - `call(ptr: i32, len: i32) -> i64`: takes the arguments as JSON text (an object) from where `alloc` said, and gives
+///   `ptr << 32 | len` of the result, UTF-8 text. With bit 31 of `len` set the text is an error's.
+/// - `describe() -> i64`, if it likes: points in the same way to `{"name": …, "description": …, "schema": …}`, the schema
+///   a JSON Schema of the arguments. A file of that content beside the module (`tool.json` for `tool.wasm`) goes before it.
+/// - `_initialize()`, if it likes: called before anything else.
+///
+/// A trap, such as Rust's `panic!` compiles to, is a failed call.
+///
+/// # What it may not
+/// Import anything: it is a function of its arguments, reaches nothing, and nobody needs to trust it. Nor have a start
+/// function (`_initialize` can be told apart and limited), several memories, exceptions, threads, or tables of more than
+/// 65,536 elements (they are memory that no cap counts).
+///
+/// Rust builds such a module for `wasm32-unknown-unknown` as a `cdylib`, C with
+/// `clang --target=wasm32 -nostdlib -Wl,--no-entry`:
+/// ```no_run
+/// use serde_json::Value;
+///
+/// #[unsafe(no_mangle)]
+/// extern "C" fn alloc(len: usize) -> *mut u8 {
+///     Vec::with_capacity(len).leak().as_mut_ptr()
+/// }
+///
+/// /// # Safety
+/// /// `at` is what `alloc(len)` gave.
+/// #[unsafe(no_mangle)]
+/// unsafe extern "C" fn call(at: *mut u8, len: usize) -> u64 {
+///     let arguments = unsafe { Vec::from_raw_parts(at, len, len) };
+///     let arguments: Value = serde_json::from_slice(&arguments).unwrap();
+///     let (text, failed) = match arguments["text"].as_str() {
+///         Some(text) => (text.to_uppercase(), 0),
+///         None => ("there is no text".to_owned(), 1 << 31),
+///     };
+///     let text = text.leak();
+///     (text.as_ptr() as u64) << 32 | text.len() as u64 | failed
+/// }
+/// # fn main() {}
+/// ```
+///
+/// # What a call gives
+/// The same text and fuel for the same arguments, on every machine: nothing is imported, NaNs are made canonical, and
+/// relaxed SIMD is off. Fuel counts `_initialize`, `alloc` and `call` together.
 pub struct WasmTool {
     spec: Spec,
     program: Program,
@@ -66,7 +90,7 @@ pub struct WasmTool {
 
 impl WasmTool {
     /// The module in the file at `path`, binary or text (`.wat`), described by a `.json` file of the same name beside it, or
-    /// by itself. Compiling takes some seconds a megabyte.
+    /// by itself. Compiling takes about a second a megabyte.
     ///
     /// # Errors
     /// A file that cannot be read; a module that is not as it should be, or describes itself nowhere. Each names the file.

@@ -10,8 +10,8 @@ use wasmer_vm::{
 
 use crate::memory::CowTunables;
 
-/// The most elements of a table, some megabytes.
-pub(crate) const TABLE: u32 = 1 << 16;
+/// The most elements of a table: a megabyte.
+pub(super) const TABLE: u32 = 1 << 16;
 
 pub(super) struct ToolTunables(CowTunables);
 
