@@ -14,7 +14,9 @@ enum Mode {
     Code {
         json: bool,
     },
-    Output { ok: bool },
+    Output {
+        ok: bool,
+    },
 }
 
 /// Writes the events of an agent.
@@ -96,9 +98,7 @@ impl<W: Write> Transcript<W> {
         self.mode = mode;
         let rule = match mode {
             Mode::Text => "└".to_owned() + &"─".repeat(WIDTH - 1),
-            Mode::Code { json } => {
-                titled(if open { '├' } else { '┌' }, if json { "call" } else { "python" })
-            }
+            Mode::Code { json } => titled(if open { '├' } else { '┌' }, if json { "call" } else { "python" }),
             Mode::Output { ok: true } => titled('├', "output"),
             Mode::Output { ok: false } => titled('├', "error"),
         };
@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn a_call_in_json_is_no_python() {
-        let events = [AgentEvent::Code("\n{\"name\""), AgentEvent::Code(": 1}\n"), AgentEvent::Output("2", true)];
+        let events =
+            [AgentEvent::Code("\n{\"name\""), AgentEvent::Code(": 1}\n"), AgentEvent::Output("2", true)];
         let text = shown(false, &events, None);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("┌─ call ──"), "{text}");

@@ -120,13 +120,22 @@ fn a_tool_that_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let (model, tool) = (tiny_model(dir.path()), dir.path().join("t.wat"));
     let run = |more: &[&str]| {
-        toolsmith().arg("run").arg("--model").arg(&model).arg("--tool").arg(&tool).args(more).arg("hi").output().unwrap()
+        toolsmith()
+            .arg("run")
+            .arg("--model")
+            .arg(&model)
+            .arg("--tool")
+            .arg(&tool)
+            .args(more)
+            .arg("hi")
+            .output()
+            .unwrap()
     };
     refused(&run(&[]), &["t.wat", "No such file"]);
     fs::write(&tool, "(module (import \"env\" \"clock\" (func)))").unwrap();
     refused(&run(&[]), &["t.wat", "imports env.clock"]);
     let collatz = fs::read_to_string(COLLATZ).unwrap();
-    fs::write(&tool, collatz.replace("\\"name\\"", "\\"nome\\"")).unwrap();
+    fs::write(&tool, collatz.replace("name", "nome")).unwrap();
     refused(&run(&[]), &["t.wat", "`describe` gave no description", "nome"]);
     fs::write(&tool, collatz).unwrap();
     refused(&run(&["--tool", COLLATZ]), &["two tools named `collatz`"]);
