@@ -113,9 +113,25 @@ fn a_session_that_does_not_fit_is_refused() {
     let mut s = sandbox(&Limits::default());
     let mut session = s.session();
     s.run_in(&mut session, "y = b'1' * (300 << 20)");
-    let mut tight = sandbox(&Limits { memory_mb: 128, ..Limits::default() });
+    let mut tight = sandbox(&Limits { memory_mb: 160, ..Limits::default() });
     let o = tight.run_in(&mut session, "1");
     assert!(o.feedback().contains("memory_mb"), "{o:?}");
     assert_eq!(tight.run("1").feedback(), "1");
     assert_eq!(s.run_in(&mut session, "len(y)").feedback(), "314572800");
+}
+
+/// Two thousand conversations wait beside one interpreter, and then go on.
+#[test]
+fn thousands_wait_at_once() {
+    let n = 2000;
+    let mut s = sandbox(&Limits::default());
+    let mut all: Vec<Session> = vec![Session::default(); n];
+    for (i, session) in all.iter_mut().enumerate() {
+        assert!(s.run_in(session, &format!("x = {i}")).ok());
+    }
+    let bytes: usize = all.iter().map(Session::bytes).sum();
+    assert!(bytes / n < 64 << 10, "{} bytes a session", bytes / n);
+    for (i, session) in all.iter_mut().enumerate().step_by(97).rev() {
+        assert_eq!(s.run_in(session, "x + 1").value, Some((i + 1).to_string()));
+    }
 }
