@@ -12,7 +12,7 @@ pub struct Limits {
     /// 16 bytes that it copies in bulk. The same program takes the same number everywhere, so this is what makes a
     /// time-out reproducible. A second of Python is about 2.5e8.
     pub fuel: u64,
-    /// Linear memory in MiB, the warmed interpreter's own (96) included. Beyond it Python raises MemoryError.
+    /// Linear memory in MiB, the warmed interpreter's own (104) included. Beyond it Python raises MemoryError.
     pub memory_mb: u32,
     /// Bytes kept of stdout, of stderr, and of the value and the traceback; what is longer is cut in the middle.
     pub output_bytes: usize,
