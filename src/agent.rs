@@ -63,7 +63,7 @@ use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::weights::{Precision, Weights};
 use toolsmith_sandbox::Image;
-use toolsmith_sandbox::tool::{self, Spec, Tool, ToolError, Tools};
+use toolsmith_sandbox::tool::{self, Cancel, Spec, Tool, ToolError, Tools};
 
 /// Tokens a forward step carries at most while a prompt is read.
 const PREFILL: usize = 512;
@@ -133,6 +133,7 @@ pub struct AgentBuilder {
     python: bool,
     sandbox: SandboxConfig,
     tools: Vec<Arc<dyn Tool>>,
+    cancel: Cancel,
 }
 
 impl AgentBuilder {
@@ -153,6 +154,13 @@ impl AgentBuilder {
     pub fn no_tools(mut self) -> Self {
         self.python = false;
         self.tools.clear();
+        self
+    }
+
+    /// A token by which another thread ends a run, in the middle of a tool's call too. Once fired it ends every further
+    /// run soon after it has begun.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
         self
     }
 
@@ -218,6 +226,7 @@ impl AgentBuilder {
             tokenizer: source.tokenizer,
             weights,
             tools,
+            cancel: self.cancel,
             rollout: self.rollout,
             seed: self.seed,
             runs: 0,
@@ -232,6 +241,7 @@ pub struct Agent {
     tokenizer: Tokenizer,
     chat: Chat,
     tools: Option<Toolbox>,
+    cancel: Cancel,
     rollout: RolloutConfig,
     seed: u64,
     runs: usize,
@@ -255,6 +265,7 @@ impl Agent {
             python: true,
             sandbox: SandboxConfig::default(),
             tools: Vec::new(),
+            cancel: Cancel::new(),
         }
     }
 
@@ -280,12 +291,15 @@ impl Agent {
         self.runs += 1;
         let view = self.weights.view();
         let mut model = self.engine.bind(&view);
+        let cancel = &self.cancel;
         let mut forward = |event: Event| match event {
             Event::Sequence { part: Part::Text(text), .. } => on_event(AgentEvent::Text(text)).into(),
             Event::Sequence { part: Part::Code(code), .. } => on_event(AgentEvent::Code(code)).into(),
             Event::Sequence { part: Part::Output(call), .. } => {
                 on_event(AgentEvent::Output(&call.output, call.ok)).into()
             }
+            // The sequence has started once there was a step.
+            Event::Progress(stats) if stats.steps > 0 && cancel.is_fired() => Control::Stop,
             _ => Control::Continue,
         };
         let tools = self.tools.as_ref().map(|tools| tools as &dyn ToolPool);
@@ -379,6 +393,31 @@ mod tests {
         let reply = agent.run("2+2?", |_| Control::Stop).unwrap();
         assert_eq!(reply.end(), EndReason::Cancelled);
         assert!(reply.trajectory.model_ids().len() < 4);
+    }
+
+    #[test]
+    fn a_token_ends_a_run() {
+        let token = Cancel::new();
+        let mut agent = agent(|b| b.temperature(1.0).cancel(&token));
+        let reply = agent.run("2+2?", |_| token.fire()).unwrap();
+        assert_eq!(reply.end(), EndReason::Cancelled);
+        let reply = agent.run("2+2?", |_| ()).unwrap();
+        assert_eq!(reply.end(), EndReason::Cancelled);
+        assert!(reply.trajectory.model_ids().len() <= 1, "it ends after its first step");
+    }
+
+    #[test]
+    fn tools_stand_beside_python_or_in_its_place() {
+        let named = |name: &str| tool::Closure::new(name, "", json!({}), |_, _| "");
+        let names = |agent: &Agent| agent.tools().iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&agent(|b| b.tool(named("a")).tool(named("b")))), ["python", "a", "b"]);
+        assert_eq!(names(&agent(|b| b.tool(named("a")).tool(named("python")))), ["a", "python"]);
+        assert_eq!(names(&agent(|b| b.tool(named("a")).no_tools())), [""; 0]);
+        assert_eq!(names(&agent(|b| b.no_tools().tool(named("b")))), ["b"]);
+        let dir = tempfile::tempdir().unwrap();
+        let model = random_model(&dir.path().join("model"), 3).unwrap();
+        let twice = Agent::builder(model).tool(named("a")).tool(named("a")).build();
+        assert!(twice.err().unwrap().to_string().contains("two tools named `a`"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tools that a program, or a model, calls by name with JSON arguments: Python, WebAssembly modules, Rust closures.
+//! Tools called by name with JSON arguments: Python, WebAssembly modules, Rust closures.
 //!
 //! | limit | [`Python`] | [`WasmTool`] | [`Closure`] |
 //! |---|---|---|---|
