@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use toolsmith_sandbox::{Limit, Limits, SandboxError};
 
-use crate::{builder, kind, run, sandbox};
+use crate::{builder, kind, run, sandbox, timeless};
 
 fn small() -> Limits {
     Limits { fuel: 300_000_000, memory_mb: 256, ..Limits::default() }
@@ -37,6 +37,30 @@ fn the_wall_clock_stands_behind_fuel() {
     }
     let mut s = sandbox(&Limits::default());
     assert_eq!(s.run("1 + 1").feedback(), "2");
+}
+
+/// Interrupts come at any instruction: in compiled code, in the host, while memory grows, at the very end of a call.
+#[test]
+fn an_interrupt_may_come_anywhere() {
+    let mut s = sandbox(&Limits::default());
+    let clean = timeless(s.run("import gc\nprint(gc.get_count())"));
+    for (n, wall_ms) in [1, 2, 3, 5, 11, 20, 12, 13].into_iter().cycle().take(64).enumerate() {
+        let limits = Limits { wall_ms, fuel: u64::MAX, ..Limits::default() };
+        let source = [
+            "while True: pass",
+            "import time\nwhile True: time.time()",
+            "import os\nwhile True: os.urandom(100000)",
+            "while True: x = bytearray(300 << 20)",
+            "while True:\n    try: bytes(1 << 30)\n    except MemoryError: pass",
+            "while True: print('x' * 1000)",
+            "import numpy as np\na = np.ones((200, 200))\nwhile True: a @ a",
+            "for i in range(20000 * 7): pass",
+        ][n % 8];
+        let mut interrupted = sandbox(&limits);
+        let o = interrupted.run(source);
+        assert!(o.ok() || o.limit_hit == Some(Limit::Wall), "{source}: {o:?}");
+        assert_eq!(timeless(s.run("import gc\nprint(gc.get_count())")), clean, "after {source}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! `# LIMIT | ERROR | line N | OUTPUT`, of which the last two may be missing; `-` is no error. `# fuel` is a program that is
 //! cut off before it printed anything; `# any` one that may end as it likes, the same way each time.
 
-use toolsmith_sandbox::{Limit, Limits, Outcome, Sandbox};
+use toolsmith_sandbox::{Limit, Limits, Outcome, Sandbox, Session};
 
 use crate::{sandbox, timeless};
 
@@ -158,4 +158,45 @@ fn floods_are_counted() {
     assert_eq!(o.limit_hit, Some(Limit::Fuel));
     assert!(o.stdout.starts_with("xxx") && o.truncated > 1 << 20);
     assert_eq!(timeless(s.run(PROBE)), clean);
+}
+
+/// Bytes that claim to be a session may put anything into the interpreter's memory, registers and host. What runs then ends
+/// somehow, and touches no other call.
+#[test]
+fn forged_sessions_stay_inside() {
+    let limits = Limits { fuel: 5_000_000, memory_mb: 192, ..Limits::default() };
+    let mut s = sandbox(&limits);
+    let clean = timeless(s.run(PROBE));
+    let digest = s.digest().unwrap();
+    let mut session = s.session();
+    s.run_in(&mut session, "x = [1, 2]\nf = open('/usr/local/lib/python315.zip', 'rb')");
+    let real = session.to_bytes().unwrap();
+    // Blocks, lengths and registers, then the numbers of pages, then their bytes.
+    let head = 12 + u32::from_le_bytes(real[4..8].try_into().unwrap()) as usize;
+    let pages = 4 * u32::from_le_bytes(real[8..12].try_into().unwrap()) as usize;
+    let (mut x, mut resumed, mut damaged) = (7u64, 0, 0);
+    let mut below = |n: usize| {
+        x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (x >> 33) as usize % n
+    };
+    for round in 0..400 {
+        let mut bytes = real.clone();
+        let part = [0..head, head..head + pages, head + pages..bytes.len()][round % 3].clone();
+        for _ in 0..[1, 3, 200][round / 3 % 3] {
+            let at = part.start + below(part.len());
+            bytes[at] = match round % 3 {
+                // Digits stay digits, so that the registers can be read.
+                0 if bytes[at].is_ascii_digit() => b'0' + below(10) as u8,
+                0 => bytes[at],
+                _ => below(256) as u8,
+            };
+        }
+        let Ok(mut forged) = Session::from_bytes(&bytes) else { continue };
+        let o = s.run_in(&mut forged, "print(x, len(f.read()), sum(range(100)))");
+        resumed += 1;
+        damaged += usize::from(!o.ok());
+        assert_eq!(timeless(s.run(PROBE)), clean, "round {round}: {o:?}");
+    }
+    assert_eq!(s.digest().unwrap(), digest);
+    assert!(resumed > 200 && damaged > 30, "{resumed} resumed, {damaged} damaged");
 }
