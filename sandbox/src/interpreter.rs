@@ -100,17 +100,19 @@ impl Interpreter {
         vm.host().begin(request, limits.output_bytes);
         vm.set_fuel(limits.fuel);
         let end = started + Duration::from_millis(limits.wall_ms);
-        watch.begin(end, vm.interrupter(), stop.clone());
+        // SAFETY: the counter is `vm`'s, which lives on after the guard has ended.
+        let running = unsafe { watch.begin(end, vm.tank(), stop.clone()) };
         let ended = vm.turn(RUN);
-        let interrupted = watch.end();
-        let broken = ended.is_err() || interrupted;
+        let interrupted = running.end();
+        let left = interrupted.unwrap_or_else(|| vm.fuel());
+        let broken = ended.is_err();
         if let Some(session) = &mut session {
             session.advance(ended.is_ok().then(|| vm.park(image.name())));
         }
-        let why = interrupted.then(|| if stop() { Limit::Cancelled } else { Limit::Wall });
-        let mut outcome = outcome(vm, ended, why, &limits);
+        let why = interrupted.map(|_| if stop() { Limit::Cancelled } else { Limit::Wall });
+        let mut outcome = outcome(vm, ended, left, why, &limits);
         self.calls += 1;
-        // After a trap the instance may hold on to anything; a late interrupt could still hit its next call.
+        // After a trap the instance may hold on to anything.
         if broken || self.calls >= CALLS {
             self.vm = None;
         } else if let Some(vm) = &mut self.vm
@@ -127,10 +129,10 @@ impl Interpreter {
 fn outcome(
     vm: &mut Vm,
     ended: Result<i32, RuntimeError>,
+    left: i64,
     interrupted: Option<Limit>,
     limits: &Limits,
 ) -> Outcome {
-    let left = vm.fuel();
     let denied = vm.slot().denied() > 0;
     let memory_peak = (vm.slot().peak() * PAGE) as u64;
     let host = vm.host();
@@ -180,8 +182,6 @@ fn outcome(
             error = Some(PythonError::new("TimeoutError", why));
             limit_hit = Some(Limit::Fuel);
         }
-        // The trap's own code is no help: wasmer names an interrupt after the instruction that it hit, where that is one
-        // that can trap by itself.
         Err(_) if interrupted == Some(Limit::Cancelled) => {
             Outcome { error, limit_hit, .. } = Outcome::cancelled();
         }

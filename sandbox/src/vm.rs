@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wasmer::{
-    Extern, FunctionEnv, Global, Instance, Interrupter, Memory, Module, RuntimeError, Store, TypedFunction,
-    Value,
+    Extern, FunctionEnv, Global, Instance, Memory, Module, RuntimeError, Store, TypedFunction, Value,
 };
 
 use crate::SandboxError;
@@ -13,6 +12,7 @@ use crate::host::{Archive, Host, State, imports};
 use crate::memory::{Original, Plan, Resident, Slot, page_size, with_plan};
 use crate::meter::{FUEL, GLOBAL};
 use crate::session::{Delta, Head};
+use crate::watchdog::Tank;
 
 /// What the instance's imports see.
 pub(crate) struct World {
@@ -39,6 +39,7 @@ pub(crate) struct Vm {
     slot: Arc<Slot>,
     resident: Resident,
     fuel: Global,
+    tank: Tank,
     globals: Vec<Global>,
     alloc: TypedFunction<i32, i32>,
     turn: TypedFunction<(i32, i32), i32>,
@@ -66,6 +67,7 @@ impl Vm {
         world.as_mut(&mut store).memory = Some(memory.map_err(|e| failed(&e))?.clone());
         let fuel = instance.exports.get_global(FUEL).map_err(|e| failed(&e))?.clone();
         world.as_mut(&mut store).fuel = Some(fuel.clone());
+        let tank = Tank::of(&fuel, &mut store).ok_or_else(|| failed(&"its fuel cannot be reached"))?;
         let mut globals = Vec::new();
         while let Some(Extern::Global(g)) = instance.exports.get_extern(&format!("{GLOBAL}{}", globals.len()))
         {
@@ -79,7 +81,7 @@ impl Vm {
         let turn = instance.exports.get_typed_function(&store, "turn");
         let turn = turn.map_err(|e| failed(&e))?;
         let resident = Resident::default();
-        let mut vm = Vm { store, instance, world, slot, resident, fuel, globals, alloc, turn };
+        let mut vm = Vm { store, instance, world, slot, resident, fuel, tank, globals, alloc, turn };
         if let Some((_, registers)) = snapshot {
             vm.restore(registers)?;
         }
@@ -124,8 +126,9 @@ impl Vm {
         &self.slot
     }
 
-    pub fn interrupter(&mut self) -> Interrupter {
-        self.store.interrupter()
+    /// Where it counts its fuel, for the watchdog.
+    pub fn tank(&self) -> Tank {
+        self.tank
     }
 
     /// The state beside memory, now. Only between calls.

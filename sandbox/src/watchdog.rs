@@ -1,15 +1,37 @@
-//! The wall clock behind fuel: one thread a process that interrupts calls which outlive their time.
+//! The wall clock behind fuel: one thread a process that takes the fuel from calls which outlive their time.
 //!
-//! An interrupt (SIGUSR1) that arrives between two instructions of the host is lost, so it is sent again until the call ends.
+//! A call without fuel ends at its next charge: in compiled code, where it can end at any time. (A signal comes anywhere; one
+//! that ends a guest which is just about to call the host leaves wasmer's own books open, and the process aborts over them.)
+//! The guest counts as well, without waiting for anybody, so what it stores may undo the theft. The watchdog therefore takes
+//! the fuel again at each tick, until the call ends.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use wasmer::Interrupter;
+use wasmer::{AsStoreMut, Extern, Global};
 
-/// How late an interrupt may be, and how long until it is sent again.
+/// How late an interrupt may be, and how long until the next.
 const TICK: Duration = Duration::from_millis(10);
+/// What a call is left with: less than it can owe by itself.
+const DRAINED: i64 = i64::MIN / 2;
+
+/// Where an instance counts its fuel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tank(NonNull<AtomicI64>);
+
+// SAFETY: an address; what is done with it is `Watch::begin`'s to promise.
+unsafe impl Send for Tank {}
+
+impl Tank {
+    /// Of the exported counter, an i64 global.
+    pub fn of(counter: &Global, store: &mut impl AsStoreMut) -> Option<Tank> {
+        let global = Extern::Global(counter.clone()).to_vm_extern().unwrap_sys();
+        let wasmer_vm::VMExtern::Global(global) = global else { return None };
+        Some(Tank(global.get(store.objects_mut().as_sys()).vmglobal().cast()))
+    }
+}
 
 /// Asked at every tick whether a call is to end. It stays true once it was.
 pub(crate) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -18,13 +40,32 @@ pub(crate) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Watch {
     call: Mutex<Option<Call>>,
-    fired: AtomicBool,
 }
 
 struct Call {
     end: Instant,
     stop: Stop,
-    interrupter: Interrupter,
+    tank: Tank,
+    /// What was left when its time was over.
+    left: Option<i64>,
+}
+
+/// A call that the watchdog watches until this is dropped.
+pub(crate) struct Running<'a>(&'a Watch);
+
+impl Running<'_> {
+    /// The call ended; the fuel that was left to it when it was interrupted, if it was, even if too late to be noticed.
+    pub fn end(self) -> Option<i64> {
+        self.0.call.lock().expect("the watchdog does not panic").take().and_then(|call| call.left)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut call) = self.0.call.lock() {
+            *call = None;
+        }
+    }
 }
 
 impl Watch {
@@ -37,28 +78,27 @@ impl Watch {
     }
 
     /// A call begins that may last until `end`, or until `stop` says so.
-    pub fn begin(&self, end: Instant, interrupter: Interrupter, stop: Stop) {
-        self.fired.store(false, SeqCst);
-        *self.call.lock().expect("the watchdog does not panic") = Some(Call { end, stop, interrupter });
+    ///
+    /// # Safety
+    /// The instance that `tank` belongs to outlives the guard, and only the thread that runs it uses it otherwise.
+    pub unsafe fn begin(&self, end: Instant, tank: Tank, stop: Stop) -> Running<'_> {
+        *self.call.lock().expect("the watchdog does not panic") = Some(Call { end, stop, tank, left: None });
         if WATCHES.parked.swap(false, SeqCst) {
             WATCHES.wake.notify_one();
         }
-    }
-
-    /// The call ended; whether it was interrupted, even if too late to be noticed.
-    pub fn end(&self) -> bool {
-        *self.call.lock().expect("the watchdog does not panic") = None;
-        self.fired.load(SeqCst)
+        Running(self)
     }
 
     /// Interrupts the call if its time is over; whether there is a call.
     fn tick(&self, now: Instant) -> bool {
-        let call = self.call.lock().expect("interrupting does not panic");
-        if let Some(call) = &*call
+        let mut call = self.call.lock().expect("interrupting does not panic");
+        if let Some(call) = &mut *call
             && (now >= call.end || (call.stop)())
         {
-            self.fired.store(true, SeqCst);
-            call.interrupter.interrupt();
+            // SAFETY: `begin`'s promise: the counter is there as long as the call is. Compiled code reads and writes it in
+            // single aligned accesses.
+            let left = unsafe { call.tank.0.as_ref() }.swap(DRAINED, Relaxed);
+            call.left.get_or_insert(left);
         }
         call.is_some()
     }

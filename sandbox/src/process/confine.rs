@@ -131,7 +131,6 @@ mod filter {
         let no_code = || is(2, MaskedEq(libc::PROT_EXEC as u64), 0);
         // SAFETY: asks for a number.
         let me = unsafe { libc::getpid() } as u64;
-        let signal = |n: i32| both(is(0, Eq, me)?, is(2, Eq, n as u64)?);
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             [FREE, DECLINED].concat().into_iter().map(|n| (n, vec![])).collect();
         rules.extend([
@@ -140,8 +139,8 @@ mod filter {
             (libc::SYS_mmap, vec![one(no_code()?)?]),
             (libc::SYS_mprotect, vec![one(no_code()?)?]),
             (libc::SYS_ioctl, vec![one(is(1, Eq, PAGEMAP_SCAN)?)?]),
-            // The watchdog's interrupt, and an abort.
-            (libc::SYS_tgkill, vec![signal(libc::SIGUSR1)?, signal(libc::SIGABRT)?]),
+            // An abort.
+            (libc::SYS_tgkill, vec![both(is(0, Eq, me)?, is(2, Eq, libc::SIGABRT as u64)?)?]),
         ]);
         SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch()?)?.try_into()
     }

@@ -28,7 +28,7 @@ use crate::capture::Capture;
 use crate::error::one_line;
 use crate::memory::{PAGE, Plan, Slot, with_plan};
 use crate::meter::{FUEL, Meter};
-use crate::watchdog::Watch;
+use crate::watchdog::{Tank, Watch};
 use crate::{Limit, Limits};
 
 /// The longest module that is compiled.
@@ -288,10 +288,14 @@ impl Program {
         live.fuel.set(&mut live.store, Wasm::I64(budget)).expect("the fuel global is a mutable i64");
         let watch = Watch::new();
         let told = cancel.clone();
-        watch.begin(end, live.store.interrupter(), Arc::new(move || told.is_fired()));
+        let Some(tank) = Tank::of(&live.fuel, &mut live.store) else {
+            return ToolOutput::error("its fuel cannot be reached");
+        };
+        // SAFETY: the counter is `live`'s, which lives on after the guard has ended.
+        let running = unsafe { watch.begin(end, tank, Arc::new(move || told.is_fired())) };
         let replied = live.initialize().and_then(|()| body(&mut live));
-        let interrupted = watch.end();
-        let left = live.fuel.get(&mut live.store).unwrap_i64();
+        let interrupted = running.end();
+        let left = interrupted.unwrap_or_else(|| live.fuel.get(&mut live.store).unwrap_i64());
         let mut output = match replied {
             Ok((range, failed)) => live.read(range, failed, limits),
             Err(Fault::Abi(why)) => ToolOutput::error(why),
@@ -299,8 +303,8 @@ impl Program {
                 let why = format!("the tool ran too long (more than {} steps)", limits.fuel);
                 ToolOutput::at_limit(Limit::Fuel, why)
             }
-            Err(Fault::Trap(_)) if interrupted && cancel.is_fired() => ToolOutput::cancelled(),
-            Err(Fault::Trap(_)) if interrupted => {
+            Err(Fault::Trap(_)) if interrupted.is_some() && cancel.is_fired() => ToolOutput::cancelled(),
+            Err(Fault::Trap(_)) if interrupted.is_some() => {
                 let why = format!("the tool ran longer than {} ms", limits.wall_ms);
                 ToolOutput::at_limit(Limit::Wall, why)
             }
