@@ -38,7 +38,7 @@ impl Default for Limits {
 impl Limits {
     /// Rejects limits under which no program could run: less memory than the snapshot's `pages` (64 KiB each), no time.
     pub(crate) fn check(&self, pages: usize) -> Result<(), SandboxError> {
-        let least = pages.div_ceil(16) + 1;
+        let least = least_memory(pages) as usize;
         if (self.memory_mb as usize) < least || self.memory_mb > 4095 {
             return Err(SandboxError::Limits {
                 field: "memory_mb",
@@ -52,6 +52,11 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// The least [`Limits::memory_mb`] under which a snapshot of so many pages runs.
+pub(crate) fn least_memory(pages: usize) -> u32 {
+    pages.div_ceil(16) as u32 + 1
 }
 
 /// The limit that a call met.

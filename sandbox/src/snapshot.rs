@@ -54,14 +54,15 @@ pub(crate) fn take(
         turn(vm, code, program)
     };
     turn(&mut vm, DRIVER, None).map_err(failed)?;
-    for program in programs.iter().cycle().take(rounds * programs.len()) {
-        turn(&mut vm, RUN, Some(program)).map_err(failed)?;
-    }
+    // First, because they may fail.
     for name in &recipe.preimport {
         turn(&mut vm, RUN, Some(&format!("import {name}"))).map_err(|why| {
             let why = why.strip_prefix("ModuleNotFoundError: ").unwrap_or(&why);
             recipe.failed(name, &one_line(why))
         })?;
+    }
+    for program in programs.iter().cycle().take(rounds * programs.len()) {
+        turn(&mut vm, RUN, Some(program)).map_err(failed)?;
     }
     // What programs left in the module they ran in, and in the packages' own settings, must not greet the next.
     turn(&mut vm, "__import__('sys').modules['_toolsmith'].reset()", None).map_err(failed)?;

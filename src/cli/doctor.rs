@@ -1,23 +1,30 @@
 //! `toolsmith doctor`: what this machine offers, what is missing, and what to do about it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use toolsmith_graphs::cpu::Isa;
 use toolsmith_models::fetch::smollm2_path;
-use toolsmith_sandbox::{Image, Recipe};
+use toolsmith_sandbox::{Image, Packages, Recipe};
+
+use super::sandbox::Python;
 
 /// Say what this machine offers and what is missing.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    python: Python,
+}
 
 /// Prints.
 ///
 /// # Errors
-/// None.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
+/// If the configuration cannot be used.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cache = Image::default_cache();
-    let image = Image::status(&cache, &Recipe::default());
+    let recipe = Recipe::from(&args.python.load()?);
+    let image = Image::status(&cache, &recipe);
+    let state = if image.ready { format!("ready in {}", image.folder.display()) } else { "not ready".into() };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let rows = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -25,21 +32,17 @@ pub fn run(_: Args) -> anyhow::Result<ExitCode> {
         ("threads", threads.to_string()),
         ("memory", memory()),
         ("cache", format!("{} (TOOLSMITH_CACHE names another)", cache.display())),
-        (
-            "Python image",
-            if image.ready { format!("ready in {}", image.folder.display()) } else { "not ready".into() },
-        ),
+        ("disk", disk(&cache, &recipe)),
+        ("Python image", format!("{}, {state}", recipe.packages)),
         ("pip", pip()),
+        ("seccomp", seccomp().into()),
         ("SmolLM2", model(&smollm2_path(&cache))),
     ];
     for (name, value) in rows {
         println!("{name:14}{value}");
     }
     if !image.ready {
-        println!(
-            "\n{}\n`toolsmith sandbox prepare` makes it; so does whatever needs it first.",
-            image.missing
-        );
+        println!("\n{}\n`{}` makes it; so does whatever needs it first.", image.missing, prepare(&recipe));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -66,6 +69,49 @@ fn memory() -> String {
         line.split_whitespace().nth(1)?.parse::<f64>().ok()
     });
     total.map_or("unknown".into(), |kib| format!("{:.1} GiB", kib / f64::from(1 << 20)))
+}
+
+/// The command that prepares an image.
+fn prepare(recipe: &Recipe) -> String {
+    let image = match recipe.packages {
+        Packages::Math => "",
+        Packages::Full => " --image full",
+    };
+    let modules = match recipe.preimport.as_slice() {
+        [] => String::new(),
+        modules => format!(" --preimport {}", modules.join(",")),
+    };
+    format!("toolsmith sandbox prepare{image}{modules}")
+}
+
+/// Free space where the cache is, or would be.
+fn disk(cache: &Path, recipe: &Recipe) -> String {
+    let folder = cache.ancestors().find(|folder| folder.is_dir()).map_or(PathBuf::from("/"), Path::to_owned);
+    // The wheel, the image, and the image again while it is made.
+    let needed: u64 = match recipe.packages {
+        Packages::Math => 600 << 20,
+        Packages::Full => 1100 << 20,
+    };
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    match rustix::fs::statvfs(&folder).map(|s| s.f_bavail * s.f_frsize) {
+        Ok(free) if free < needed => {
+            format!("{:.1} GiB free in the cache, of {:.1} that preparing takes", gib(free), gib(needed))
+        }
+        Ok(free) => format!("{:.1} GiB free in the cache", gib(free)),
+        Err(e) => format!("unknown ({e})"),
+    }
+}
+
+/// Whether worker processes get a filter of system calls around them.
+fn seccomp() -> &'static str {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let known = read("/proc/self/status").lines().any(|line| line.starts_with("Seccomp:"));
+    let kills =
+        read("/proc/sys/kernel/seccomp/actions_avail").split_whitespace().any(|a| a == "kill_process");
+    match known && kills {
+        true => "available; it confines worker processes",
+        false => "not available (worker processes have resource limits alone)",
+    }
 }
 
 /// pip is asked only when something has to be fetched.

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use toolsmith_sandbox::{Image, Limits, Progress, Sandbox, SandboxError, Source, Stage};
+use toolsmith_sandbox::{Image, Limits, Progress, Sandbox, Source, Stage};
 
-use crate::config::SandboxConfig;
+use super::flags::{Flags, Scope};
+use crate::config::{ConfigError, SandboxConfig};
 
 /// The Python sandbox.
 #[derive(Debug, clap::Args)]
@@ -20,12 +21,43 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Fetch, check, compile and cache the Python image (once; everything that needs it does so by itself).
-    Prepare,
-    /// Run a Python file as a tool call would, within the default limits.
+    Prepare(Python),
+    /// Run a Python file as a tool call would.
     Run {
         /// The program.
         file: PathBuf,
+        #[command(flatten)]
+        python: Python,
     },
+}
+
+/// The keys of Python and its limits.
+#[derive(Clone, Debug)]
+pub struct Keys;
+
+impl Scope for Keys {
+    const TABLES: &'static [&'static str] = &["sandbox"];
+    const TAKEN: &'static [&'static str] = &["config", "help"];
+}
+
+/// Which Python, and within which limits.
+#[derive(Debug, clap::Args)]
+pub struct Python {
+    /// TOML file of configuration keys, such as the config.toml of a run.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags<Keys>,
+}
+
+impl Python {
+    /// The file over the defaults, flags over both.
+    ///
+    /// # Errors
+    /// As [`Config::load`](crate::config::Config::load).
+    pub fn load(&self) -> Result<SandboxConfig, ConfigError> {
+        Ok(self.flags.load(self.config.as_deref(), "model")?.sandbox)
+    }
 }
 
 /// Prepares or runs.
@@ -33,15 +65,16 @@ enum Command {
 /// # Errors
 /// If the image cannot be prepared or the file not be read.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = SandboxConfig::default();
-    let image = prepared_image(&config)?;
     match args.command {
-        Command::Prepare => {
+        Command::Prepare(python) => {
+            let image = prepared_image(&python.load()?)?;
             println!("the Python image is ready in {}", image.folder().display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { file } => {
+        Command::Run { file, python } => {
+            let config = python.load()?;
             let source = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let image = prepared_image(&config)?;
             let mut python = Sandbox::builder().image(image).limits(Limits::from(&config)).build()?;
             let outcome = python.run(&source);
             let mut out = std::io::stdout().lock();
@@ -55,8 +88,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The configured image, prepared first where it is not yet: with a bar on a terminal, a line a stage elsewhere.
 ///
 /// # Errors
-/// If it cannot be fetched or compiled.
-pub fn prepared_image(config: &SandboxConfig) -> Result<Image, SandboxError> {
+/// If it cannot be fetched or compiled, or does not fit into `sandbox.memory_mb`.
+pub fn prepared_image(config: &SandboxConfig) -> anyhow::Result<Image> {
     let name = |stage: Stage| match stage {
         Stage::Fetch => "fetching the Python image (98 MB, once)",
         Stage::Verify => "checking the Python image",
@@ -85,5 +118,15 @@ pub fn prepared_image(config: &SandboxConfig) -> Result<Image, SandboxError> {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    image
+    let image = image?;
+    let least = image.least_memory_mb();
+    if config.memory_mb < least {
+        return Err(ConfigError::Value {
+            key: "sandbox.memory_mb".into(),
+            value: config.memory_mb.to_string(),
+            why: format!("the interpreter by itself takes {least}"),
+        }
+        .into());
+    }
+    Ok(image)
 }

@@ -114,6 +114,7 @@ impl Config {
             "reinforcement learning needs samples; eval.temperature is the one for evaluation",
         )?;
         require(self.sandbox.fuel > 0, "sandbox.fuel", "must be positive")?;
+        require(self.sandbox.memory_mb <= 4095, "sandbox.memory_mb", "32-bit memory ends at 4095")?;
         require(self.sandbox.wall_ms > 0, "sandbox.wall_ms", "must be positive")?;
         require(self.eval.temperature >= 0.0, "eval.temperature", "must be 0 or more")?;
         require(self.eval.samples > 0, "eval.samples", "must be positive")?;

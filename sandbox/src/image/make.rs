@@ -71,6 +71,12 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), SandboxError> {
     written.map_err(SandboxError::io(path))
 }
 
+/// Whether making the image compiles nothing.
+pub(crate) fn is_compiled(recipe: &Recipe, cache: &Path) -> bool {
+    let seal = Seal::read(&store::root(cache)).ok();
+    seal.is_some_and(|seal| compiled(recipe.packages.descriptor(), cache, &seal).is_some())
+}
+
 /// A folder of the cache whose code and library are intact and made from what this build would make them from.
 fn compiled(of: &Descriptor, cache: &Path, seal: &Seal) -> Option<PathBuf> {
     let wanted = code_key(of);

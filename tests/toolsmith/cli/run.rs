@@ -74,12 +74,28 @@ fn convert_writes_a_directory_once() {
 #[test]
 fn doctor_says_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
-    let output = toolsmith().arg("doctor").env("TOOLSMITH_CACHE", dir.path()).output().unwrap();
-    let stdout = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0));
-    for word in ["kernels", "threads", "Python image  not ready", "toolsmith sandbox prepare"] {
-        assert!(stdout.contains(word), "{word} is not in:\n{stdout}");
+    let doctor = |args: &[&str]| {
+        toolsmith().arg("doctor").args(args).env("TOOLSMITH_CACHE", dir.path()).output().unwrap()
+    };
+    for (args, words) in [
+        (&[][..], ["Python image  math, not ready", "seccomp", "`toolsmith sandbox prepare` makes"]),
+        (
+            &["--image", "full", "--preimport", "scipy,pandas"],
+            [
+                "Python image  full, not ready",
+                "free in the cache",
+                "prepare --image full --preimport scipy,pandas`",
+            ],
+        ),
+    ] {
+        let output = doctor(args);
+        let stdout = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0));
+        for word in ["kernels", "threads"].iter().chain(&words) {
+            assert!(stdout.contains(word), "{word} is not in:\n{stdout}");
+        }
     }
+    refused(&doctor(&["--image", "huge"]), &["`sandbox.image`", "one of math, full"]);
     assert_eq!(files(dir.path()), [], "looking changes nothing");
 }
 
@@ -115,4 +131,6 @@ fn sandbox_runs_a_file() {
     let output = run("1/0");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("ZeroDivisionError"));
+    let small = || toolsmith().args(["sandbox", "run", "--memory_mb", "64"]).arg(&path).output().unwrap();
+    refused(&small(), &["`sandbox.memory_mb` = 64: the interpreter by itself takes "]);
 }
