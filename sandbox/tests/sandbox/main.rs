@@ -3,6 +3,7 @@
 mod bounds;
 mod closed;
 mod corpus;
+mod full;
 mod hostile;
 mod image;
 mod leftovers;
