@@ -8,7 +8,7 @@ use crate::watchdog::Stop;
 use crate::{Builder, Outcome, SandboxError, Session};
 
 /// Python for one caller at a time. Every [`run`](Sandbox::run) starts from the same snapshot, unless it was built
-/// [`stateful`](Builder::stateful).
+/// [`stateful`](Builder::stateful). It stays in the thread that made it.
 pub struct Sandbox {
     place: Place,
     /// What a stateful one goes on with.
@@ -56,6 +56,14 @@ impl Sandbox {
     pub fn run_in(&mut self, session: &mut Session, source: &str) -> Outcome {
         let stop: Stop = Arc::new(|| false);
         self.call(source, Some(session), &stop)
+    }
+
+    /// The process that it runs in, where it has one of its own: another after one died.
+    pub fn process_id(&self) -> Option<u32> {
+        match &self.place {
+            Place::Thread(_) => None,
+            Place::Process(worker) => worker.process_id(),
+        }
     }
 
     pub(crate) fn call(&mut self, source: &str, session: Option<&mut Session>, stop: &Stop) -> Outcome {

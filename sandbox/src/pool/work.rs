@@ -19,7 +19,8 @@ pub(super) fn work(shared: &Shared, me: usize, mut sandbox: Sandbox) {
     while let Some(mut task) = take(shared, me) {
         let outcome = loop {
             if let Err(e) = sandbox.ready() {
-                match shared.queue().step_aside(me, task) {
+                let kept = shared.queue().step_aside(me, task);
+                match kept {
                     Some(mine) => {
                         task = mine;
                         break Outcome::lost(e.to_string());

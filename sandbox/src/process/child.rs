@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{ASK, Reply, Request, frame, lengths};
+use super::{ASK, PREFIX, Reply, Request, frame, lengths};
 use crate::error::one_line;
 use crate::{Image, Limits, Outcome, SandboxError};
 
@@ -70,6 +70,10 @@ impl Child {
         Ok(())
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Whether the process is there.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(None))
@@ -94,7 +98,7 @@ impl Child {
 
     /// Reads a message, while `until` lets it; broken off, the rest of it would be taken for the next.
     pub fn receive(&mut self, until: Until) -> io::Result<(Reply, Vec<u8>)> {
-        let mut prefix = [0; 8];
+        let mut prefix = [0; PREFIX];
         self.fill(&mut prefix, until)?;
         let (head, body) = lengths(prefix);
         let mut message = vec![0; head + body];
@@ -132,12 +136,13 @@ impl Child {
         }
     }
 
-    /// Whether the worker has read nothing since its last answer: the call it was asked for has not begun.
+    /// Whether the worker has read nothing of what it was asked for: the call has not begun. The lengths before it may be gone,
+    /// which even a killed process still takes when its `read` is woken with the signal and the bytes both there.
     pub fn unread(&self) -> bool {
         let mut waiting: libc::c_int = 0;
         // SAFETY: fills an int. Where a pipe's writing end does not tell, the call counts as begun.
         let told = unsafe { libc::ioctl(self.stdin.as_raw_fd(), libc::FIONREAD, &mut waiting) } == 0;
-        told && waiting as usize == self.sent
+        told && waiting as usize + PREFIX >= self.sent
     }
 
     /// What became of a call in a worker that broke off: it died, of the program or of something else.

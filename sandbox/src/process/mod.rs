@@ -20,6 +20,8 @@ pub use confine::confine;
 pub use serve::worker_main_if_asked;
 pub(crate) use worker::Worker;
 
+/// Bytes of the two lengths.
+const PREFIX: usize = 8;
 /// The argument that makes an executable a worker.
 const ASK: &str = "__toolsmith_sandbox_worker";
 
@@ -46,7 +48,7 @@ enum Reply {
 /// The message as it travels.
 fn frame(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(head)?;
-    let mut message = Vec::with_capacity(8 + head.len() + body.len());
+    let mut message = Vec::with_capacity(PREFIX + head.len() + body.len());
     for part in [head.as_slice(), body] {
         let len = u32::try_from(part.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         message.extend(len.to_le_bytes());
@@ -57,7 +59,7 @@ fn frame(head: &impl Serialize, body: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// The lengths of a message's parts.
-fn lengths(prefix: [u8; 8]) -> (usize, usize) {
+fn lengths(prefix: [u8; PREFIX]) -> (usize, usize) {
     let [a, b, c, d, rest @ ..] = prefix;
     (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes(rest) as usize)
 }

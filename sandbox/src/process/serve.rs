@@ -7,7 +7,7 @@ use std::os::fd::FromRawFd;
 use std::sync::Arc;
 
 use super::confine::{close_others, confine};
-use super::{ASK, Reply, Request, frame, lengths};
+use super::{ASK, PREFIX, Reply, Request, frame, lengths};
 use crate::interpreter::Interpreter;
 use crate::watchdog::Stop;
 use crate::{Image, Limits, SandboxError, Session};
@@ -90,7 +90,7 @@ fn stream(fd: i32) -> ManuallyDrop<File> {
 /// The next request, or none at the end of the stream.
 fn read() -> io::Result<Option<(Request, Vec<u8>)>> {
     let mut stdin = stream(0);
-    let mut prefix = [0; 8];
+    let mut prefix = [0; PREFIX];
     match stdin.read_exact(&mut prefix) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         other => other?,

@@ -43,23 +43,35 @@ impl Worker {
         Ok(self.child.as_mut().expect("started above"))
     }
 
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Ends the process; the next call starts another.
     pub fn discard(&mut self) {
         self.child = None;
     }
 
     /// As an interpreter's call, with the same outcome. A session that the worker did not give back is as it was before.
-    pub fn call(&mut self, source: &str, mut session: Option<&mut Session>, stop: &Stop) -> Outcome {
+    ///
+    /// # Errors
+    /// If there is no process and none can be started: the call has not begun.
+    pub fn call(
+        &mut self,
+        source: &str,
+        mut session: Option<&mut Session>,
+        stop: &Stop,
+    ) -> Result<Outcome, SandboxError> {
         let started = Instant::now();
         if stop() {
-            return Outcome::cancelled();
+            return Ok(Outcome::cancelled());
         }
         let mut outcome = match self.request(source, session.as_deref()) {
             Err(e) => Outcome::crashed(format!("the session cannot be read: {e}")),
-            Ok(request) => self.exchange(&request, &mut session, stop),
+            Ok(request) => self.exchange(&request, &mut session, stop)?,
         };
         outcome.wall = started.elapsed().as_secs_f64();
-        outcome
+        Ok(outcome)
     }
 
     fn request(&self, source: &str, session: Option<&Session>) -> io::Result<Vec<u8>> {
@@ -68,26 +80,28 @@ impl Worker {
         frame(&run, &body.unwrap_or_default())
     }
 
-    fn exchange(&mut self, request: &[u8], session: &mut Option<&mut Session>, stop: &Stop) -> Outcome {
+    fn exchange(
+        &mut self,
+        request: &[u8],
+        session: &mut Option<&mut Session>,
+        stop: &Stop,
+    ) -> Result<Outcome, SandboxError> {
         // A worker that was killed while it idled may look alive until the request finds nobody: that has cost nothing, so
         // another one gets it.
         for _ in 0..3 {
             let end = Instant::now() + Duration::from_millis(self.limits.wall_ms) + GRACE;
-            let child = match self.child() {
-                Ok(child) => child,
-                Err(e) => return Outcome::lost(e.to_string()),
-            };
+            let child = self.child()?;
             let answer = match child.send(request, &mut || before(end)) {
                 Ok(()) => answer(child, end, stop),
                 Err(e) => Err(e),
             };
             let broken = match answer {
                 Ok((Reply::Done(outcome), body)) => {
-                    let Some(session) = session else { return outcome };
+                    let Some(session) = session else { return Ok(outcome) };
                     match Session::from_bytes(&body) {
                         Ok(new) => {
                             **session = new;
-                            return outcome;
+                            return Ok(outcome);
                         }
                         Err(e) => e,
                     }
@@ -102,16 +116,17 @@ impl Worker {
                         session.advance(None);
                     }
                     let why = format!("the program ran longer than {} ms", self.limits.wall_ms);
-                    return match stop() {
+                    return Ok(match stop() {
                         true => Outcome::cancelled(),
                         false => Outcome::ended(Limit::Wall, "TimeoutError", why),
-                    };
+                    });
                 }
                 _ if child.unread() => {}
-                _ => return child.post_mortem(),
+                _ => return Ok(child.post_mortem()),
             }
         }
-        Outcome::lost("the interpreter's process died before the call, three times over")
+        let why = "it died before the call, three times over".into();
+        Err(SandboxError::Worker { exe: self.exe.clone(), why })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod closed;
+mod confine;
 mod corpus;
 mod full;
 mod hostile;

@@ -1,0 +1,285 @@
+//! Thousands of calls, some of whose workers are killed. In a process of its own, since the tests look at everything it has:
+//! children, descriptors, temporary files, memory. One test at a time.
+#![cfg(target_os = "linux")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use toolsmith_sandbox::{
+    Builder, Completion, Image, Job, Limit, Limits, Outcome, Pool, Recipe, Sandbox, Source,
+};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Keeps other tests out, and sees that this one leaves nothing: no child, no descriptor, no file.
+struct Tidy {
+    temporary: tempfile::TempDir,
+    cache: BTreeSet<PathBuf>,
+    descriptors: usize,
+    _alone: MutexGuard<'static, ()>,
+}
+
+fn tidy() -> Tidy {
+    let alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    // What a process opens once, it opens now.
+    builder().build().unwrap().run("1");
+    let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // SAFETY: the other tests wait, and what reads it here is Rust.
+    unsafe { std::env::set_var("TMPDIR", temporary.path()) };
+    Tidy { temporary, cache: cached(), descriptors: descriptors(), _alone: alone }
+}
+
+impl Tidy {
+    fn check(&self) {
+        assert_eq!(children(), Vec::<i32>::new(), "children are left, as zombies or alive");
+        assert_eq!(descriptors(), self.descriptors, "descriptors are left");
+        assert_eq!(fs::read_dir(self.temporary.path()).unwrap().count(), 0, "temporary files are left");
+        assert_eq!(cached(), self.cache, "files are left in the cache");
+    }
+}
+
+fn builder() -> Builder {
+    let (cache, recipe) = (Image::default_cache(), Recipe::default());
+    let image = Image::prepare(&cache, &recipe, &Source::default(), &mut |_| {});
+    Sandbox::builder().image(image.unwrap_or_else(|e| panic!("{e}")))
+}
+
+fn worker() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_toolsmith-sandbox-worker"))
+}
+
+/// All children of this process: whoever starts one, reaped or not.
+fn children() -> Vec<i32> {
+    let mut all = Vec::new();
+    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(list.split_whitespace().filter_map(|p| p.parse::<i32>().ok()));
+    }
+    all
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn cached() -> BTreeSet<PathBuf> {
+    fs::read_dir(Image::default_cache().join("python")).unwrap().map(|e| e.unwrap().path()).collect()
+}
+
+fn kill(pid: i32) {
+    // SAFETY: a child of this process. Where it has died meanwhile it is a zombie until its pool reaps it.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Private memory of a process in KiB.
+fn resident(pid: u32) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn next(pool: &Pool) -> Completion {
+    pool.completions().recv_timeout(Duration::from_secs(120)).expect("a completion")
+}
+
+fn until(what: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !what() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it never came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_lost(outcome: &Outcome) -> bool {
+    let error = outcome.error.as_ref();
+    let dead = error.is_some_and(|e| e.kind == "SystemError" && e.message.contains("signal 9"));
+    assert_eq!(outcome.limit_hit == Some(Limit::Lost), dead, "{outcome:?}");
+    dead
+}
+
+/// Each is answered once; a killed worker's call is lost or, where that was asked for, run again; the pool stays at strength.
+#[test]
+fn ten_thousand_calls_and_a_hundred_killed_workers() {
+    let tidy = tidy();
+    let (calls, kills, workers) = (10_000, 100, 2);
+    let pool = builder().worker(worker()).queue(calls).pool(workers).unwrap();
+    let steady = descriptors();
+    for id in 0..calls as u64 {
+        let source = format!("x = {id}\nfor i in range(x % 6000): x += 1\nprint(x)");
+        pool.submit(Job { retry: id % 2 == 0, ..Job::new(id, source) }).unwrap();
+    }
+    let mut answers: BTreeMap<u64, Outcome> = BTreeMap::new();
+    for n in 0..calls {
+        if n % (calls / kills) == 0 {
+            // The younger and the older in turn; there may be one less while one is being replaced.
+            let all = children();
+            all.get(n / (calls / kills) % workers).or(all.first()).into_iter().for_each(|pid| kill(*pid));
+        }
+        let done = next(&pool);
+        assert!(answers.insert(done.id, done.outcome).is_none(), "{} was answered twice", done.id);
+    }
+    let lost: Vec<_> = answers.iter().filter(|(_, o)| is_lost(o)).map(|(id, _)| *id).collect();
+    for (id, outcome) in answers.iter().filter(|(id, _)| !lost.contains(id)) {
+        assert_eq!(outcome.stdout, format!("{}\n", id + id % 6000), "{outcome:?}");
+    }
+    println!("{kills} workers killed, {} calls lost", lost.len());
+    // Even ones were run again; to be lost they must have met two kills.
+    assert!((kills / 10..=kills).contains(&lost.len()), "{} of {kills}", lost.len());
+    assert!(lost.iter().filter(|id| *id % 2 == 0).count() <= kills / 20, "{lost:?}");
+    until(|| children().len() == workers);
+    assert_eq!(descriptors(), steady);
+    drop(pool);
+    tidy.check();
+}
+
+#[test]
+fn a_killed_worker_costs_the_call_it_was_in() {
+    let tidy = tidy();
+    let limits = Limits { fuel: u64::MAX, ..Limits::default() };
+    for retry in [false, true] {
+        let pool = builder().limits(limits.clone()).worker(worker()).pool(1).unwrap();
+        let slow = "x = 0\nfor i in range(10**7): x += 1\nx";
+        pool.submit(Job { retry, session: Some(Default::default()), ..Job::new(0, slow) }).unwrap();
+        pool.submit(Job::new(1, "print('next')")).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let victim = children()[0];
+        kill(victim);
+        let first = next(&pool);
+        assert_eq!(first.session.unwrap().blocks(), u32::from(retry), "the block was not run");
+        match retry {
+            true => assert_eq!(first.outcome.value.as_deref(), Some("10000000")),
+            false => assert!(is_lost(&first.outcome)),
+        }
+        assert_eq!(next(&pool).outcome.stdout, "next\n");
+        // One that idles costs nothing.
+        let idle = children()[0];
+        assert_ne!(idle, victim);
+        kill(idle);
+        pool.submit(Job::new(2, "print('still')")).unwrap();
+        let still = next(&pool).outcome;
+        assert_eq!(still.stdout, "still\n", "{still:?}");
+        assert!(!children().contains(&idle) && !children().contains(&victim));
+    }
+    tidy.check();
+}
+
+/// Workers whose executable is gone leave their jobs to the others; the last of them says why none is done; and once it is
+/// back, so are they.
+#[test]
+fn workers_that_cannot_be_started_again_hang_nothing() {
+    let tidy = tidy();
+    let folder = tempfile::tempdir().unwrap();
+    let (exe, away) = (folder.path().join("worker"), folder.path().join("away"));
+    fs::copy(worker(), &exe).unwrap();
+    let pool = builder().worker(&exe).pool(2).unwrap();
+    fs::rename(&exe, &away).unwrap();
+    kill(children()[0]);
+    let run = |n: u64| {
+        (0..n).for_each(|id| pool.submit(Job::new(id, "print(1)")).unwrap());
+        (0..n).map(|_| next(&pool).outcome).collect::<Vec<_>>()
+    };
+    run(20).iter().for_each(|o| assert_eq!(o.stdout, "1\n", "the other worker runs it: {o:?}"));
+    kill(children()[0]);
+    for o in run(5) {
+        assert_eq!(o.limit_hit, Some(Limit::Lost));
+        assert!(o.feedback().contains("cannot start the sandbox worker"), "{o:?}");
+    }
+    fs::rename(&away, &exe).unwrap();
+    run(20).iter().for_each(|o| assert_eq!(o.stdout, "1\n", "{o:?}"));
+    until(|| children().len() == 2);
+    drop(pool);
+    drop(folder);
+    tidy.check();
+}
+
+/// A killed parent leaves nobody to end its workers, not even one in the middle of an endless call.
+#[test]
+fn workers_do_not_outlive_their_parent() {
+    let tidy = tidy();
+    let mut parent = Command::new(worker()).arg("parent").stdout(Stdio::piped()).spawn().unwrap();
+    let mut pid = String::new();
+    BufReader::new(parent.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+    let state = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(state().contains("toolsmith"), "{}", state());
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    // Whoever adopts it may not reap it at once.
+    until(|| state().is_empty() || state().contains(") Z "));
+    tidy.check();
+}
+
+const MIX: &[&str] = &[
+    "print(2**100)",
+    "1 / 0",
+    "for i in range(100):\n    try:\n        {}['x']\n    except KeyError: pass",
+    "def f(n): return f(n + 1)\nf(0)",
+    "x = [0] * 10**6\nlen(x)",
+    "from sympy import *\nx = symbols('x')\nsolve(x**2 - 2, x)",
+    "import numpy as np\nnp.linalg.inv(np.zeros((2, 2)))",
+    "import os\nos.abort()",
+    "while True: pass",
+    "print('x' * 10**5)",
+];
+
+/// Private memory of both ends after each tenth of the calls, the first left out: it may not trend upwards.
+fn flat(calls: usize) {
+    let tidy = tidy();
+    let mut python = builder().fuel(20_000_000).worker(worker()).build().unwrap();
+    let mut alone = builder().fuel(20_000_000).build().unwrap();
+    let worker = python.process_id().unwrap();
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    for n in 0..calls {
+        // Traps replace the instance, so that a run of calls without one comes first and reaches its own replacement.
+        let source = MIX[if n % 2500 < 1500 { n % 3 } else { n % MIX.len() }];
+        let (a, b) = (python.run(source), alone.run(source));
+        assert_eq!((a.stdout, a.fuel, a.limit_hit), (b.stdout, b.fuel, b.limit_hit), "{source}");
+        if (n + 1) % (calls / 10) == 0 {
+            there.push(resident(worker));
+            here.push(resident(std::process::id()));
+        }
+    }
+    println!("KiB after each tenth of {calls} calls: worker {there:?}, here {here:?}");
+    assert_eq!(python.process_id(), Some(worker), "it lived through all of them");
+    for all in [there, here] {
+        let (first, last) = (all[1..5].iter().max().unwrap(), all[5..].iter().max().unwrap());
+        assert!(last - first < 8 << 10, "it grows: {all:?}");
+    }
+    drop(python);
+    tidy.check();
+}
+
+#[test]
+fn memory_is_flat_over_five_thousand_calls() {
+    flat(5000);
+}
+
+#[test]
+#[ignore = "some minutes"]
+fn memory_is_flat_over_a_hundred_thousand_calls() {
+    flat(100_000);
+}
+
+/// wasmer keeps what is thrown until a store goes; it goes with every thousandth call.
+#[test]
+fn exceptions_do_not_stay() {
+    let tidy = tidy();
+    let mut python = builder().worker(worker()).build().unwrap();
+    let pid = python.process_id().unwrap();
+    let mut sizes = Vec::new();
+    for n in 0..10_000 {
+        assert_eq!(python.run("raise ValueError('no')").feedback(), "ValueError: no");
+        if n % 2500 == 2499 {
+            sizes.push(resident(pid));
+        }
+    }
+    println!("KiB after each 2500 exceptions: {sizes:?}");
+    assert!(sizes[3] - sizes[0] < 4 << 10, "{sizes:?}");
+    drop(python);
+    tidy.check();
+}
