@@ -71,25 +71,30 @@ impl Interpreter {
     }
 
     /// Runs a program to its end, to a limit or until `stop` says so; in a session, as its next block.
-    pub fn call(&mut self, source: &str, mut session: Option<&mut Session>, stop: &Stop) -> Outcome {
+    ///
+    /// # Errors
+    /// If the instance is gone and none can be made: the call has not begun.
+    pub fn call(
+        &mut self,
+        source: &str,
+        mut session: Option<&mut Session>,
+        stop: &Stop,
+    ) -> Result<Outcome, SandboxError> {
         let started = Instant::now();
         let (image, limits, watch) = (self.image.clone(), self.limits.clone(), self.watch.clone());
         if stop() {
-            return Outcome::cancelled();
+            return Ok(Outcome::cancelled());
         }
-        let vm = match self.ready() {
-            Ok(vm) => vm,
-            Err(e) => return Outcome::lost(e.to_string()),
-        };
+        let vm = self.ready()?;
         if let Some(session) = &session {
             match session.delta() {
-                Err(e) => return Outcome::crashed(format!("the session cannot be read: {e}")),
+                Err(e) => return Ok(Outcome::crashed(format!("the session cannot be read: {e}"))),
                 Ok(Some(delta)) if delta.head.image != image.name() || !vm.resume(&delta) => {
                     self.vm = None;
-                    return Outcome::crashed(match delta.head.image == image.name() {
+                    return Ok(Outcome::crashed(match delta.head.image == image.name() {
                         true => "the session needs more memory than memory_mb allows",
                         false => "the session is of another image",
-                    });
+                    }));
                 }
                 Ok(_) => {}
             }
@@ -121,7 +126,7 @@ impl Interpreter {
             self.vm = None;
         }
         outcome.wall = started.elapsed().as_secs_f64();
-        outcome
+        Ok(outcome)
     }
 }
 

@@ -43,7 +43,7 @@ impl Sandbox {
         let mut remembered = self.remembered.take();
         let outcome = self.call(source, remembered.as_mut(), &stop);
         self.remembered = remembered;
-        outcome
+        outcome.unwrap_or_else(|e| Outcome::lost(e.to_string()))
     }
 
     /// A trajectory's own interpreter, for [`run_in`](Sandbox::run_in).
@@ -55,7 +55,7 @@ impl Sandbox {
     /// an end of the interpreter, leaves the session as it was before. Any sandbox of the same image will do.
     pub fn run_in(&mut self, session: &mut Session, source: &str) -> Outcome {
         let stop: Stop = Arc::new(|| false);
-        self.call(source, Some(session), &stop)
+        self.call(source, Some(session), &stop).unwrap_or_else(|e| Outcome::lost(e.to_string()))
     }
 
     /// The process that it runs in, where it has one of its own: another after one died.
@@ -66,7 +66,13 @@ impl Sandbox {
         }
     }
 
-    pub(crate) fn call(&mut self, source: &str, session: Option<&mut Session>, stop: &Stop) -> Outcome {
+    /// An error where there is no interpreter: the call has not begun.
+    pub(crate) fn call(
+        &mut self,
+        source: &str,
+        session: Option<&mut Session>,
+        stop: &Stop,
+    ) -> Result<Outcome, SandboxError> {
         match &mut self.place {
             Place::Thread(interpreter) => interpreter.call(source, session, stop),
             Place::Process(worker) => worker.call(source, session, stop),

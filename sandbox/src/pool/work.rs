@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::queue::{Next, Task};
 use super::{Completion, Job, Shared};
 use crate::watchdog::Stop;
-use crate::{Limit, Outcome, Sandbox};
+use crate::{Limit, Outcome, Sandbox, SandboxError};
 
 /// Pauses of a worker that cannot be brought up, doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -17,30 +17,26 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// Runs jobs until the pool is closed and none is left.
 pub(super) fn work(shared: &Shared, me: usize, mut sandbox: Sandbox) {
     while let Some(mut task) = take(shared, me) {
-        let outcome = loop {
-            if let Err(e) = sandbox.ready() {
+        let outcome = match run(&mut sandbox, &mut task) {
+            Ok(outcome) if outcome.limit_hit == Some(Limit::Lost) && task.job.retry => {
+                task.job.retry = false;
+                run(&mut sandbox, &mut task)
+            }
+            once => once,
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(e) => {
                 let kept = shared.queue().step_aside(me, task);
-                match kept {
-                    Some(mine) => {
-                        task = mine;
-                        break Outcome::lost(e.to_string());
-                    }
-                    None => {
-                        shared.work.notify_one();
-                        if !recover(shared, &mut sandbox) {
-                            return;
-                        }
-                        match take(shared, me) {
-                            Some(next) => task = next,
-                            None => return,
-                        }
+                let Some(mine) = kept else {
+                    shared.work.notify_one();
+                    if recover(shared, &mut sandbox) {
                         continue;
                     }
-                }
-            }
-            let outcome = run(&mut sandbox, &mut task);
-            if outcome.limit_hit != Some(Limit::Lost) || !std::mem::take(&mut task.job.retry) {
-                break outcome;
+                    return;
+                };
+                task = mine;
+                Outcome::lost(e.to_string())
             }
         };
         let open = {
@@ -85,7 +81,8 @@ fn recover(shared: &Shared, sandbox: &mut Sandbox) -> bool {
     }
 }
 
-fn run(sandbox: &mut Sandbox, task: &mut Task) -> Outcome {
+/// An error where there is no interpreter: the job has not begun.
+fn run(sandbox: &mut Sandbox, task: &mut Task) -> Result<Outcome, SandboxError> {
     let flag = task.stop.clone();
     let stop: Stop = Arc::new(move || flag.load(SeqCst));
     let Job { source, session, .. } = &mut task.job;
@@ -93,6 +90,6 @@ fn run(sandbox: &mut Sandbox, task: &mut Task) -> Outcome {
     ran.unwrap_or_else(|_| {
         // A bug of the host, not of the program; the next call gets an interpreter that it has not touched.
         sandbox.discard();
-        Outcome::crashed("the sandbox panicked")
+        Ok(Outcome::crashed("the sandbox panicked"))
     })
 }

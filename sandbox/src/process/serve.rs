@@ -10,7 +10,7 @@ use super::confine::{close_others, confine};
 use super::{ASK, PREFIX, Reply, Request, frame, lengths};
 use crate::interpreter::Interpreter;
 use crate::watchdog::Stop;
-use crate::{Image, Limits, SandboxError, Session};
+use crate::{Image, Limits, Outcome, SandboxError, Session};
 
 /// Makes this process a sandbox worker, and never returns, if it was started as one by a
 /// [`Pool`](crate::Pool) or a [`Sandbox`](crate::Sandbox); else returns at once. The first thing in `main` of a program that
@@ -49,6 +49,7 @@ fn serve() -> io::Result<()> {
             false => None,
         };
         let outcome = interpreter.call(&source, session.as_mut(), &stop);
+        let outcome = outcome.unwrap_or_else(|e| Outcome::lost(e.to_string()));
         let body = session.map(|s| s.to_bytes()).transpose()?;
         write(&Reply::Done(outcome), &body.unwrap_or_default())?;
         // In the parent's time, not in the next call's.
@@ -62,7 +63,7 @@ fn serve() -> io::Result<()> {
 fn begin(image: &Image, limits: &Limits) -> Result<Interpreter, SandboxError> {
     let mut interpreter = Interpreter::new(image, limits)?;
     let never: Stop = Arc::new(|| false);
-    interpreter.call("", None, &never);
+    interpreter.call("", None, &never)?;
     interpreter.ready()?;
     confine(limits).map_err(SandboxError::io("the worker's confinement".as_ref()))?;
     Ok(interpreter)
