@@ -1,7 +1,8 @@
 //! SIGUSR1, kept from wasmer.
 //!
 //! wasmer's handler of SIGUSR1 (its feature `experimental-host-interrupt`, which nothing here uses) takes for granted that its
-//! own `interrupt` sent the signal, and aborts the process otherwise. So a handler of ours comes first and lets only a signal through that a thread of this process sent to a thread of it.
+//! own `interrupt` sent the signal, and aborts the process otherwise. So a handler of ours comes first and lets only a signal
+//! through that a thread of this process sent to a thread of it.
 
 /// Puts our handler before wasmer's. One that the embedding program had installed gets the signals from outside; where it had
 /// none they are ignored.
