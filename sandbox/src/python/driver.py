@@ -66,6 +66,13 @@ def _install():
             except Base:
                 pass
 
+    def restock():
+        # A session whose variables fill the memory goes on in the little that is left, and may let them go.
+        try:
+            reserve.append(bytearray_(1 << 20))
+        except Memory:
+            pass
+
     def finish():
         try:
             run_exits()
@@ -139,7 +146,7 @@ def _install():
         trace, source, error, value, file = b"", "", None, None, FILE
         try:
             if not reserve:
-                reserve.append(bytearray_(1 << 20))
+                restock()
             request = []
             while part := read(0, max_(fstat(0).st_size, 1)):
                 request.append(part)
@@ -205,7 +212,8 @@ def _install():
     driver = types.ModuleType("_toolsmith")
     driver.run = run
     driver.reset = reset
-    modules, own = sys.modules, {"_toolsmith": driver, "__main__": main}
+    modules = sys.modules
+    own = {"_toolsmith": driver, "__main__": main, "sys": sys, "builtins": builtins}
     modules.update(own)
     sys.setrecursionlimit(1000)
     atexit._clear()

@@ -2,7 +2,7 @@
 
 use toolsmith_sandbox::{Limits, Session};
 
-use crate::{sandbox, timeless};
+use crate::{kind, sandbox, timeless};
 
 /// Looks at everything that [`DIRT`] touches.
 const PROBE: &str = r#"
@@ -114,4 +114,34 @@ fn nothing_survives_a_call() {
         }
     }
     assert_eq!(s.digest().unwrap(), digest);
+}
+
+/// A session keeps what its blocks did to it, but no block can take from the next the means to run and to report.
+#[test]
+fn a_session_survives_its_blocks() {
+    let mut s = sandbox(&Limits { fuel: 300_000_000, ..Limits::default() });
+    for dirt in [
+        "import os\nfor fd in range(64):\n    try: os.close(fd)\n    except OSError: pass",
+        "import builtins\nbuiltins.__dict__.clear()",
+        "import sys\nsys.modules.clear()",
+        "import sys\nsys.stdout = sys.stderr = sys.stdin = None",
+        "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: 1 / 0)",
+        "import sys\nsys.setrecursionlimit(50)\nsys.set_int_max_str_digits(640)",
+        "import gc\ngc.disable()\ngc.callbacks.append(print)",
+        "import atexit\natexit.register(lambda: 1 / 0)",
+        "import linecache, traceback\nlinecache.cache = traceback.format_exception = None",
+        "globals().clear()",
+        "import os\nos._exit(3)",
+        "import os\nos.abort()",
+        "while True: pass",
+        "x = []\nwhile True: x.append(bytes(1 << 20))",
+    ] {
+        let mut session = s.session();
+        s.run_in(&mut session, "y = 6");
+        s.run_in(&mut session, dirt);
+        let o = s.run_in(&mut session, "y = 6\n[y * 7, None]");
+        assert_eq!((o.value.as_deref(), o.ok()), (Some("[42, None]"), true), "after {dirt}: {o:?}");
+        let o = s.run_in(&mut session, "y.nothing");
+        assert_eq!(kind(&o), "AttributeError", "after {dirt}: {o:?}");
+    }
 }
