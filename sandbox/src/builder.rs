@@ -172,14 +172,19 @@ impl Builder {
         let place = match self.isolation {
             Isolation::Thread => Place::Thread(Box::new(Interpreter::new(image, &self.limits)?)),
             Isolation::Process => {
-                let exe = match &self.worker {
-                    Some(exe) => exe.clone(),
-                    None => std::env::current_exe()
-                        .map_err(SandboxError::io(Path::new("the path of this executable")))?,
-                };
+                let exe = self.worker.clone().map_or_else(this_executable, Ok)?;
                 Place::Process(Worker::start(exe, image, &self.limits)?)
             }
         };
         Ok(Sandbox::new(place, self.stateful))
+    }
+}
+
+/// What is running, to be started again. On Linux by a name that stays true when the file is replaced, as a build does under a
+/// long training run: a worker started later is then still of this program.
+fn this_executable() -> Result<PathBuf, SandboxError> {
+    match cfg!(target_os = "linux") {
+        true => Ok("/proc/self/exe".into()),
+        false => std::env::current_exe().map_err(SandboxError::io(Path::new("the path of this executable"))),
     }
 }

@@ -26,8 +26,12 @@ pub fn worker_main_if_asked() {
 
 fn serve() -> io::Result<()> {
     // Ctrl-C, which a terminal sends to both, is for the parent.
-    // SAFETY: changes the disposition of a signal.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    // SAFETY: changes the disposition of a signal, and this process's name in `ps`.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        #[cfg(target_os = "linux")]
+        libc::prctl(libc::PR_SET_NAME, c"sandbox-worker".as_ptr());
+    }
     close_others();
     let Some((Request::Begin { image, limits }, _)) = read()? else {
         return Ok(());

@@ -232,7 +232,7 @@ fn workers_do_not_outlive_their_parent() {
     BufReader::new(parent.stdout.take().unwrap()).read_line(&mut pid).unwrap();
     let state = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     std::thread::sleep(Duration::from_millis(100));
-    assert!(state().contains("toolsmith"), "{}", state());
+    assert!(state().contains("(sandbox-worker)"), "{}", state());
     parent.kill().unwrap();
     parent.wait().unwrap();
     // Whoever adopts it may not reap it at once.
