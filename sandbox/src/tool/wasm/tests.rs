@@ -298,10 +298,26 @@ fn the_interface_withstands_anything() {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         state >> 33
     };
-    for _ in 0..300 {
-        let len = next() % 64;
-        let bytes: Vec<u8> = (0..len).map(|_| if next() % 3 == 0 { 0 } else { next() as u8 }).collect();
+    let about = br#"{"name": "a", "description": "", "schema": {"type": "object", "properties": {"a": {"minimum": 1e308,
+        "items": {"enum": [1, null]}}}, "required": ["a"], "additionalProperties": false}}"#;
+    exercise(about);
+    for _ in 0..20_000 {
+        let mut bytes = about.to_vec();
+        if next() % 2 == 0 {
+            let len = next() % 64;
+            bytes = (0..len).map(|_| if next() % 3 == 0 { 0 } else { next() as u8 }).collect();
+        }
+        for _ in 0..next() % 4 {
+            let at = next() as usize % (bytes.len() + 1);
+            match bytes.get(at).copied() {
+                Some(_) if next() % 3 == 0 => {
+                    bytes.remove(at);
+                }
+                Some(byte) if next() % 2 == 0 => bytes.insert(next() as usize % at.max(1), byte),
+                Some(_) => bytes[at] = next() as u8,
+                None => bytes.push(next() as u8),
+            }
+        }
         exercise(&bytes);
     }
-    exercise(br#"{"name": "a", "description": "", "schema": {"type": "object", "properties": {"a": {"minimum": 1e308}}}}"#);
 }
