@@ -41,16 +41,21 @@ const SUBJECTS: &[(&str, &str)] = subjects![
     "stdlib",
 ];
 
-/// All programs, by subject and place.
+/// All programs that the image and a native Python agree on, by subject and place.
 pub fn programs() -> Vec<Program> {
-    let part = |subject, text: &'static str| {
-        let parts = text.split("# ---- ").skip(1);
-        parts.map(move |part| {
-            let (name, source) = part.split_once('\n').unwrap_or((part, ""));
-            Program { subject, name, source }
-        })
-    };
-    SUBJECTS.iter().flat_map(|(subject, text)| part(subject, text)).collect()
+    SUBJECTS.iter().flat_map(|(subject, text)| split(subject, text)).collect()
+}
+
+/// Programs to which the image, a 32-bit build, gives another answer than a native Python: what a user must know of it.
+pub fn differing() -> Vec<Program> {
+    split("differs", include_str!("../corpus/programs/differs.py")).collect()
+}
+
+fn split(subject: &'static str, text: &'static str) -> impl Iterator<Item = Program> {
+    text.split("# ---- ").skip(1).map(move |part| {
+        let (name, source) = part.split_once('\n').unwrap_or((part, ""));
+        Program { subject, name, source }
+    })
 }
 
 impl Program {

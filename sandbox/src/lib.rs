@@ -18,6 +18,7 @@
 //! - A program reaches nothing of the host: no call of `host` touches the operating system.
 //! - Native code is loaded from a file only after its digest was compared.
 
+pub mod bench;
 mod builder;
 mod capture;
 pub mod corpus;

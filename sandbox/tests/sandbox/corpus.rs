@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use toolsmith_sandbox::corpus::{Program, programs};
+use toolsmith_sandbox::corpus::{Program, differing, programs};
 use toolsmith_sandbox::{Limits, Outcome};
 
-use crate::sandbox;
+use crate::{run, sandbox};
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -53,7 +53,30 @@ fn answers_are_a_native_pythons() {
         }
     }
     assert!(wrong.is_empty(), "{} programs differ:\n{}", wrong.len(), wrong.join("\n"));
+    expected.retain(|name, _| !name.starts_with("differs/"));
     assert!(expected.is_empty(), "recorded, but no programs: {:?}", expected.keys());
+}
+
+/// `corpus/README.md` tells of these. One that comes to agree belongs among the others.
+#[test]
+fn the_known_differences_are_as_documented() {
+    let images = [
+        ("default_integer", "int32 int32\n"),
+        ("squares_overflow", "1626540144\n"),
+        ("product_overflows", "np.int32(-2102132736)"),
+        ("integer_too_large", "OverflowError: Python int too large to convert to C long"),
+        ("length_of_a_range", "OverflowError: Python int too large to convert to C ssize_t"),
+        ("maxsize", "2147483647\n"),
+    ];
+    let mut expected = expected();
+    let differing = differing();
+    assert_eq!(differing.iter().map(|p| p.name).collect::<Vec<_>>(), images.map(|(name, _)| name));
+    for (program, (_, image)) in differing.iter().zip(images) {
+        let native = expected.remove(&full_name(program)).unwrap();
+        let outcome = run(program.source);
+        assert_eq!(outcome.feedback(), image, "{}", program.name);
+        assert_ne!(seen(outcome), native, "{}", program.name);
+    }
 }
 
 #[test]

@@ -8,7 +8,6 @@ mod full;
 mod hostile;
 mod image;
 mod leftovers;
-mod measure;
 mod mixed;
 mod pool;
 mod programs;

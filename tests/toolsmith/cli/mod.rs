@@ -6,6 +6,7 @@ mod bad_input;
 mod check;
 mod eval;
 mod run;
+mod sandbox;
 mod train;
 
 /// The built program.

@@ -1,4 +1,4 @@
-//! `toolsmith run`, `convert`, `doctor` and `sandbox run`.
+//! `toolsmith run`, `convert` and `doctor`.
 
 use std::io::Write;
 use std::path::Path;
@@ -114,23 +114,4 @@ fn a_module_can_be_offered() {
     std::fs::write(&config, format!("[rollout]\ntools = [{COLLATZ:?}]\ntemperature = 0.0\n")).unwrap();
     let offered = run(&["--tool", COLLATZ]);
     assert_eq!(run(&["--config", config.to_str().unwrap()]), offered);
-}
-
-/// Needs the Python image; it is prepared here if it is not there yet.
-#[test]
-fn sandbox_runs_a_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("p.py");
-    let run = |source: &str| {
-        std::fs::write(&path, source).unwrap();
-        toolsmith().args(["sandbox", "run"]).arg(&path).output().unwrap()
-    };
-    let output = run("import sympy\nsympy.factorint(7919**3 - 1)");
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with('{'), "{}", text(&output.stdout));
-    let output = run("1/0");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("ZeroDivisionError"));
-    let small = || toolsmith().args(["sandbox", "run", "--memory_mb", "64"]).arg(&path).output().unwrap();
-    refused(&small(), &["`sandbox.memory_mb` = 64: the interpreter by itself takes "]);
 }
