@@ -5,7 +5,8 @@
 //! the snapshot is never freed anyway: the next reset brings it back.
 //!
 //! Which words are counts is found by asking an interpreter for its objects. Asking makes objects, too; so two are asked, of
-//! which one has filled the gaps of its heap before. What both name was there in the snapshot.
+//! which one has filled the gaps of its heap before. What both name, and what is of the type they name in the snapshot, was
+//! there: memory that was freed and given to an object since holds something else in it.
 
 use std::collections::BTreeSet;
 
@@ -36,19 +37,20 @@ pub(crate) fn make(
     let mut filled = start()?;
     turn(&mut filled, FILL)?;
     let second = objects(&mut filled)?;
-    for at in first.intersection(&second) {
-        let count = memory.get_mut(*at as usize..*at as usize + 4);
-        let count = count.ok_or_else(|| failed("an object lies outside of the snapshot"))?;
-        let now = u32::from_le_bytes(count.try_into().expect("four bytes"));
-        if (1..MOST).contains(&now) {
+    for (at, kind) in first.intersection(&second) {
+        let object = memory.get_mut(*at as usize..*at as usize + 8);
+        let object = object.ok_or_else(|| failed("an object lies outside of the snapshot"))?;
+        let (count, of) = object.split_at_mut(4);
+        let now = u32::from_le_bytes((&*count).try_into().expect("four bytes"));
+        if (1..MOST).contains(&now) && of == kind.to_le_bytes() {
             count.copy_from_slice(&IMMORTAL.to_le_bytes());
         }
     }
     Ok(())
 }
 
-/// The addresses of the interpreter's objects.
-fn objects(vm: &mut Vm) -> Result<BTreeSet<u32>, SandboxError> {
+/// The addresses of the interpreter's objects, each with that of its type.
+fn objects(vm: &mut Vm) -> Result<BTreeSet<(u32, u32)>, SandboxError> {
     let said = turn(vm, OBJECTS)?;
     let place: Option<Vec<usize>> = said.split_whitespace().map(|n| n.parse().ok()).collect();
     let words = match place.as_deref() {
@@ -56,7 +58,8 @@ fn objects(vm: &mut Vm) -> Result<BTreeSet<u32>, SandboxError> {
         _ => None,
     };
     let words = words.ok_or_else(|| failed(&said))?;
-    Ok(words.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().expect("four bytes"))).collect())
+    let word = |w: &[u8]| u32::from_le_bytes(w.try_into().expect("four bytes"));
+    Ok(words.chunks_exact(8).map(|pair| (word(&pair[..4]), word(&pair[4..]))).collect())
 }
 
 fn turn(vm: &mut Vm, code: &str) -> Result<String, SandboxError> {

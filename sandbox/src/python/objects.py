@@ -1,4 +1,5 @@
-"""Says where the interpreter's objects are: prints the address and number of 32-bit words that hold their addresses.
+"""Says where the interpreter's objects are: prints the address and number of 32-bit words that hold, in turn, an
+object's address and its type's.
 
 Run in an interpreter that is thrown away afterwards.
 """
@@ -12,7 +13,7 @@ def _objects():
     code = types.CodeType
     gc.unfreeze()
     todo = gc.get_objects()
-    seen = set(map(id, todo))
+    seen = {id(thing): id(type(thing)) for thing in todo}
     referents = gc.get_referents
     while todo:
         thing = todo.pop()
@@ -25,9 +26,9 @@ def _objects():
         for other in found:
             at = id(other)
             if at not in seen:
-                seen.add(at)
+                seen[at] = id(type(other))
                 todo.append(other)
-    return array.array("I", sorted(seen))
+    return array.array("I", [word for pair in sorted(seen.items()) for word in pair])
 
 
 _found = _objects()
