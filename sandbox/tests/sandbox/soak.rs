@@ -67,8 +67,10 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// What is being made in the cache; images, which another process may add, are to stay.
 fn cached() -> BTreeSet<PathBuf> {
-    fs::read_dir(Image::default_cache().join("python")).unwrap().map(|e| e.unwrap().path()).collect()
+    let all = fs::read_dir(Image::default_cache().join("python")).unwrap().map(|e| e.unwrap());
+    all.filter(|e| e.file_name().to_string_lossy().starts_with('.')).map(|e| e.path()).collect()
 }
 
 /// Kills a worker in the middle of a call: one that is up, and when it is stopped is found to compute, not to wait in a system
