@@ -64,7 +64,7 @@ fn tables(report: &Report) -> String {
     let mut text =
         table(["a call, reset included", "p50 ms", "p99 ms", "fuel, 10^6"], &calls.collect::<Vec<_>>());
 
-    let name = |held_out| if held_out { "held out" } else { "known to the warm-up" };
+    let name = |held_out| if held_out { "held out" } else { "warmed" };
     let corpus = report.corpus.iter().map(|c| {
         let rate = |isolation| {
             let found = report.rates.iter().find(|r| r.isolation == isolation && r.held_out == c.held_out);
@@ -99,14 +99,14 @@ fn tables(report: &Report) -> String {
     if let Some(first) = report.first {
         rest.push(["process start to first result".into(), format!("{first:.0} ms")]);
     }
-    text += &format!("\n{}\n", table(["memory and start", ""], &rest));
+    text += &format!("\n{}\n", table(["memory, and the time to start", ""], &rest));
     text += &match &report.native {
         Ok(Native { programs, sandbox_per_second, python_per_second, ratio, .. }) => format!(
             "{programs} programs of the corpus, {} at a time: {sandbox_per_second:.0} a second in the sandbox,\n\
              {python_per_second:.1} a second in a python3 process each that imports sympy: {ratio:.0} times.\n",
             report.workers,
         ),
-        Err(why) => format!("No native Python to compare with ({why}); --python names one.\n"),
+        Err(why) => format!("No native Python to compare with; --python names one.\n({why})\n"),
     };
     if let Some((before, after)) = report.load {
         text += &format!("Load average {before:.1} before, {after:.1} after, {} workers.\n", report.workers);

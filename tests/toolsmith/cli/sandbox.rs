@@ -24,7 +24,7 @@ fn prints_what_a_model_would_see() {
     std::fs::write(&path, "import sympy\nsympy.factorint(7919**3 - 1)").unwrap();
     let output = toolsmith().args(["sandbox", "run"]).arg(&path).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout), "{2: 1, 37: 1, 107: 1, 62719921: 1}\n");
+    assert_eq!(text(&output.stdout), "{2: 1, 7: 2, 37: 1, 107: 1, 1279969: 1}\n");
     let output = run("print('before')\n1/0", &[]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "before\nZeroDivisionError: division by zero\n");
