@@ -4,6 +4,7 @@
 //! - A program that wants a model with tools: [`Agent`]; the tools: [`tool`].
 //! - Rollouts of many sequences, for training or search: [`rollout`](mod@rollout).
 //! - Training: [`learn`], a step of which is [`learn::ppo`]; a whole run is [`learn::stages`].
+//! - Speed, and where a plan's time goes: [`bench`].
 //! - Grading and figures: [`eval`]; problems and exact answers: [`task`].
 //!
 //! # How it is built
@@ -21,6 +22,7 @@
 //! - Whatever is random is drawn by a counter from a seed ([`rng`]): nothing depends on threads or on order.
 
 pub mod agent;
+pub mod bench;
 pub mod chat;
 pub mod check;
 pub mod cli;

@@ -127,7 +127,7 @@ fn bench(size: Size) {
         "{}: compile inference {:.1} ms, {} steps, {:?} bytes of arena and scratch",
         size.name,
         start.elapsed().as_secs_f64() * 1e3,
-        plan.steps(),
+        plan.steps().len(),
         plan.memory()
     );
     let mut s = 1u32;
@@ -167,7 +167,7 @@ fn bench(size: Size) {
             "{}: compile training (checkpoint {checkpoint}) {:.1} ms, {} steps, {:?} bytes",
             size.name,
             start.elapsed().as_secs_f64() * 1e3,
-            plan.steps(),
+            plan.steps().len(),
             plan.memory()
         );
         let mut grads: Vec<Vec<f32>> = model.sizes.iter().map(|&n| vec![0.0; n]).collect();

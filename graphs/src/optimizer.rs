@@ -75,6 +75,16 @@ impl Optimizer {
         Ok(Optimizer { plan, scalars: [lr?, step?, scale?] })
     }
 
+    /// The plan, to look at.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether steps to come are recorded: see [`Plan::record`].
+    pub fn record(&mut self, on: bool) {
+        self.plan.record(on);
+    }
+
     /// Applies one update to `state` in place; returns the norm of the gradients (times `grad_scale`) before clipping.
     /// `step` counts from 1. If the norm is not finite, `state` stays as it is.
     pub fn step(

@@ -91,6 +91,16 @@ impl Engine {
         Bound { engine: self, weights }
     }
 
+    /// The plan that every batch runs, to look at.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether batches to come are recorded: see [`Plan::record`].
+    pub fn record(&mut self, on: bool) {
+        self.plan.record(on);
+    }
+
     fn forward(&mut self, weights: &dyn Params, batch: &Batch) -> Result<&[f32]> {
         let Scratch { positions, rows, segments } = &mut self.scratch;
         positions.clear();

@@ -102,6 +102,18 @@ impl Trainer {
         &self.grads[i]
     }
 
+    /// The plans compiled so far, to look at: one for each objective, the optimizer's last.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let passes = self.passes.iter().map(|(_, pass)| &pass.plan);
+        passes.chain(self.optimizer.iter().map(|(.., optimizer)| optimizer.plan()))
+    }
+
+    /// Whether executions to come of the plans compiled so far are recorded: see [`Plan::record`].
+    pub fn record(&mut self, on: bool) {
+        self.passes.iter_mut().for_each(|(_, pass)| pass.plan.record(on));
+        self.optimizer.iter_mut().for_each(|(.., optimizer)| optimizer.record(on));
+    }
+
     /// Forgets accumulated gradients.
     pub fn zero_gradients(&mut self) {
         self.grads.iter_mut().for_each(|g| g.fill(0.0));

@@ -16,6 +16,7 @@ use crate::config::{ConfigError, nearest_key};
 use crate::eval::ResultsError;
 use crate::{agent, chat, learn, rollout, run_dir, task};
 
+mod bench;
 mod check;
 mod config;
 mod convert;
@@ -23,6 +24,7 @@ mod doctor;
 mod eval;
 mod fetch;
 pub mod flags;
+mod graph;
 mod inference;
 mod run;
 pub mod sandbox;
@@ -46,6 +48,8 @@ enum Command {
     Eval(eval::Args),
     Config(config::Args),
     Check(check::Args),
+    Bench(bench::Args),
+    Graph(graph::Args),
     Convert(convert::Args),
     Fetch(fetch::Args),
     Sandbox(sandbox::Args),
@@ -79,6 +83,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Config(args) => config::run(args),
         Command::Check(args) => check::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Graph(args) => graph::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Fetch(args) => fetch::run(args),
         Command::Sandbox(args) => sandbox::run(args),

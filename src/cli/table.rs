@@ -1,7 +1,7 @@
 //! Plain tables at most 80 columns wide: the first column to the left, numbers to the right.
 
 /// Columns a table may take.
-const WIDTH: usize = 80;
+pub const WIDTH: usize = 80;
 
 /// Lays out `rows` under `head`; every row has as many cells as `head`.
 /// Where a table is too wide, its first column is cut in the middle.

@@ -21,6 +21,7 @@ mod linear;
 mod norm;
 mod pack;
 mod par;
+mod peak;
 mod rope;
 mod scratch;
 mod simd;
@@ -40,6 +41,7 @@ pub use linear::{
     Dims, bias_grad, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch, linear_scratch,
 };
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
+pub use peak::{dot_bf16, fma_f32};
 pub use rope::{RopeTable, rope, rope_in_place};
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 pub use softmax::{entropy, logsumexp, token_logprob_of};
@@ -64,6 +66,19 @@ impl Mat<'_> {
             Mat::F32(w) => w.len(),
             Mat::Bf16(w) => w.len(),
         }
+    }
+
+    /// Bytes as stored.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Mat::F32(w) => size_of_val(*w),
+            Mat::Bf16(w) => size_of_val(*w),
+        }
+    }
+
+    /// Whether it is bf16.
+    pub fn is_bf16(&self) -> bool {
+        matches!(self, Mat::Bf16(_))
     }
 
     /// Whether there are no elements.

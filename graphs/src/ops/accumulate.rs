@@ -1,6 +1,6 @@
 //! Where a gradient leaves the graph: added to the buffer bound for its parameter.
 
-use super::{Composite, Io, Kernel};
+use super::{Composite, Io, Kernel, Work};
 use crate::{graph::Graph, shape::Shape, tensor::Tensor};
 
 /// `g[..]` → added to the gradient of parameter `param`.
@@ -17,6 +17,9 @@ impl Kernel for Accumulate {
     }
     fn is_sink(&self) -> bool {
         true
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(io.f32(0).len())
     }
     fn run(&self, io: &mut Io<'_>) {
         for (sum, g) in io.take(0).iter_mut().zip(io.f32(0)) {

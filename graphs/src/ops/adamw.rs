@@ -1,6 +1,6 @@
 //! AdamW (arXiv 1711.05101) and the norm its gradients are clipped by.
 
-use super::{Composite, Io, Kernel};
+use super::{Composite, Io, Kernel, Work};
 use crate::{
     cpu,
     graph::Graph,
@@ -14,6 +14,9 @@ use crate::{
 pub struct SumSquares;
 
 impl Kernel for SumSquares {
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(2 * io.f32(0).len())
+    }
     fn run(&self, io: &mut Io<'_>) {
         io.take(0)[0] = cpu::sum_squares(io.f32(0)) as f32;
     }
@@ -68,6 +71,11 @@ impl Kernel for AdamW {
     }
     fn reads(&self, i: usize) -> bool {
         i == 1 || i > 3
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        // In either precision a master weight is four bytes; each moment is four more.
+        let (n, state) = (io.f32(1).len(), 12 * io.f32(1).len());
+        self.operands(io).reading(state).writing(state).flop(16 * n)
     }
     fn run(&self, io: &mut Io<'_>) {
         let (g, c) = (io.f32(1), self.constants);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::{Backward, Composite, Io, Kernel};
+use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{
     cpu::{self, Kv, KvMut},
     graph::Graph,
+    plan::Segment,
     shape::{Dim, Extent, Shape},
     tensor::Tensor,
 };
@@ -48,6 +49,15 @@ impl AttentionShape {
         let exp = (scores - max.expand(3, t)).exp();
         let sum = exp.sum(3);
         (exp * sum.recip().expand(3, t), max + sum.ln())
+    }
+    /// Adds `n` products of every query with every key it sees.
+    fn products(&self, work: Work, io: &Io, n: usize) -> Work {
+        let seen = |s: &Segment| {
+            let (len, past) = (s.q_len as usize, s.past as usize);
+            if self.causal { len * past + len * (len + 1) / 2 } else { len * (past + len) }
+        };
+        let pairs: usize = io.segments(3).iter().map(seen).sum();
+        work.product(n * 2 * pairs * self.heads * self.head_dim, io.bf16)
     }
     fn kernel(&self) -> cpu::Attention {
         let AttentionShape { heads, kv_heads, head_dim, scale, causal } = *self;
@@ -125,6 +135,9 @@ impl Kernel for Attention {
     fn reads(&self, i: usize) -> bool {
         i < 4
     }
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.0.products(self.operands(io), io, 2)
+    }
     fn run(&self, io: &mut Io<'_>) {
         let (out, lse) = (io.take(0), io.take(1));
         self.0.with_kv(io, |io, kv| {
@@ -162,6 +175,10 @@ impl Kernel for AttentionBackward {
     }
     fn reads(&self, i: usize) -> bool {
         i != 4
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        // Scores again, then the gradients of v, of the weights, of q and of k.
+        self.0.products(self.operands(io), io, 5)
     }
     fn run(&self, io: &mut Io<'_>) {
         let grads = cpu::AttentionGrads { dq: io.take(0), dk: io.take(1), dv: io.take(2) };
@@ -217,6 +234,14 @@ impl Kernel for CachedAttention {
     }
     fn scratch(&self, _: Extent, _: bool) -> usize {
         cpu::attention_scratch(&self.shape.kernel())
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        let cache = io.kv.as_deref().expect("Plan::run checks that a cache is bound");
+        let row = 2 * cache.width() * if cache.is_bf16() { size_of::<bf16>() } else { size_of::<f32>() };
+        let seen: usize = io.segments(3).iter().map(|s| (s.past + s.q_len) as usize).sum();
+        let new: usize = io.segments(3).iter().map(|s| s.q_len as usize).sum();
+        let work = self.operands(io).reading(seen * row).writing(new * row);
+        self.shape.products(work, io, 2)
     }
     fn run(&self, io: &mut Io<'_>) {
         let (out, mut scratch) = (io.take(0), io.scratch());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel};
+use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{
     cpu,
     graph::Graph,
@@ -30,7 +30,15 @@ pub(super) fn count(g: &Graph, n: usize) -> Tensor {
     g.literal(&(0..n).map(|i| i as f32).collect::<Vec<_>>(), &[n])
 }
 
+/// Reading a row of `row` bytes for each id and writing `written` numbers.
+pub(super) fn rows(ids: &[u32], row: usize, written: usize) -> Work {
+    Work::default().reading(size_of_val(ids) + ids.len() * row).writing(written * size_of::<f32>())
+}
+
 impl Kernel for Embedding {
+    fn work(&self, io: &Io<'_>) -> Work {
+        rows(io.u32(0), io.mat(1).bytes() / self.vocab, io.output_len(0))
+    }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         cpu::embedding(io.u32(0), io.mat(1), y, self.h);
@@ -67,6 +75,11 @@ pub struct EmbeddingDw {
 impl Kernel for EmbeddingDw {
     fn accumulates(&self, _: usize) -> bool {
         true
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        let (ids, dy) = (io.u32(0), io.f32(1));
+        // The rows of the table are read, added to and written.
+        rows(ids, size_of::<f32>() * self.h, dy.len()).reading(size_of_val(dy)).flop(dy.len())
     }
     fn run(&self, io: &mut Io<'_>) {
         let table = io.take(0);

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel, embedding::one_hot};
+use super::{
+    Backward, Composite, Io, Kernel, Work,
+    embedding::{one_hot, rows},
+};
 use crate::{
     cpu::{self, Mat},
     graph::Graph,
@@ -18,6 +21,9 @@ pub struct GatherRows {
 }
 
 impl Kernel for GatherRows {
+    fn work(&self, io: &Io<'_>) -> Work {
+        rows(io.u32(1), size_of::<f32>() * self.h, io.output_len(0))
+    }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         cpu::embedding(io.u32(1), Mat::F32(io.f32(0)), y, self.h);
@@ -59,6 +65,9 @@ impl Kernel for ScatterRows {
     }
     fn reads(&self, i: usize) -> bool {
         i < 2
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(io.f32(0).len())
     }
     fn run(&self, io: &mut Io<'_>) {
         let dx = io.take(0);

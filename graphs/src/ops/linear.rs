@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel};
+use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{
     cpu::{self, Dims},
     graph::Graph,
@@ -43,6 +43,11 @@ impl Linear {
 impl Kernel for Linear {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
         cpu::linear_scratch(self.dims(most(e)), bf16)
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        let t = rows(io.f32(0).len(), self.k);
+        let bias = if io.optional_mat(2).is_some() { t * self.n } else { 0 };
+        self.operands(io).product(2 * t * self.n * self.k, io.mat(1).is_bf16()).flop(bias)
     }
     fn run(&self, io: &mut Io<'_>) {
         let (x, y, mut scratch) = (io.f32(0), io.take(0), io.scratch());
@@ -97,6 +102,10 @@ impl Kernel for LinearDx {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
         cpu::linear_dx_scratch(Dims { t: most(e), n: self.n, k: self.k }, bf16)
     }
+    fn work(&self, io: &Io<'_>) -> Work {
+        let t = rows(io.f32(0).len(), self.n);
+        self.operands(io).product(2 * t * self.n * self.k, io.mat(1).is_bf16())
+    }
     fn run(&self, io: &mut Io<'_>) {
         let (dy, dx, mut scratch) = (io.f32(0), io.take(0), io.scratch());
         let d = Dims { t: rows(dy.len(), self.n), n: self.n, k: self.k };
@@ -133,6 +142,10 @@ impl Kernel for LinearDw {
     fn accumulates(&self, _: usize) -> bool {
         true
     }
+    fn work(&self, io: &Io<'_>) -> Work {
+        let t = rows(io.f32(0).len(), self.n);
+        self.operands(io).product(2 * t * self.n * self.k, io.bf16)
+    }
     fn run(&self, io: &mut Io<'_>) {
         let (dy, x, dw, mut scratch) = (io.f32(0), io.f32(1), io.take(0), io.scratch());
         let d = Dims { t: rows(dy.len(), self.n), n: self.n, k: self.k };
@@ -163,6 +176,9 @@ pub struct BiasGrad {
 impl Kernel for BiasGrad {
     fn accumulates(&self, _: usize) -> bool {
         true
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(io.f32(0).len())
     }
     fn run(&self, io: &mut Io<'_>) {
         let dy = io.f32(0);

@@ -30,6 +30,7 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 mod token_logprob;
+mod work;
 
 pub(crate) use accumulate::Accumulate;
 pub use adamw::{AdamW, AdamWConstants, SumSquares};
@@ -41,6 +42,7 @@ pub use rms_norm::{RmsNorm, RmsNormBackward};
 pub use rope::{Rope, RopeAngles};
 pub use swiglu::{Swiglu, SwigluBackward};
 pub use token_logprob::{TokenLogprob, TokenLogprobBackward};
+pub use work::Work;
 
 /// Most inputs a kernel takes in a plan.
 pub const MAX_INPUTS: usize = 8;
@@ -81,6 +83,18 @@ pub trait Kernel: Debug + Send + Sync {
     /// Whether it updates the optimizer's state in place; its outputs then have no buffers of their own.
     fn uses_state(&self) -> bool {
         false
+    }
+
+    /// What the call `io` describes has to move and to compute.
+    fn work(&self, io: &Io<'_>) -> Work;
+
+    /// The bytes of the operands: inputs read, outputs written, those that accumulate read too.
+    fn operands(&self, io: &Io<'_>) -> Work {
+        let inputs = io.inputs.iter().map(Value::bytes).sum();
+        let outputs = (0..MAX_OUTPUTS).map(|i| (i, io.output_len(i) * size_of::<f32>()));
+        outputs.fold(Work::default().reading(inputs), |work, (i, bytes)| {
+            work.writing(bytes).reading(if self.accumulates(i) { bytes } else { 0 })
+        })
     }
 
     /// Computes the outputs. Every element of an output that isn't accumulated is written.
@@ -148,6 +162,18 @@ pub enum Value<'a> {
     Segments(&'a [Segment]),
 }
 
+impl Value<'_> {
+    /// Bytes behind it; segments are not counted.
+    fn bytes(&self) -> usize {
+        match self {
+            Value::F32(x) => size_of_val(*x),
+            Value::U32(x) => size_of_val(*x),
+            Value::Mat(x) => x.bytes(),
+            Value::None | Value::Segments(_) => 0,
+        }
+    }
+}
+
 /// One call of a kernel.
 pub struct Io<'a> {
     /// Tokens and rows of this execution.
@@ -194,6 +220,14 @@ impl<'a> Io<'a> {
             Value::Segments(x) => x,
             _ => panic!("input {i} is not segments"),
         }
+    }
+    /// Elements of output `i`, 0 if there is none or it was taken.
+    pub fn output_len(&self, i: usize) -> usize {
+        self.outputs[i].as_ref().map_or(0, |y| y.len())
+    }
+    /// Whether a parameter among the inputs is bf16.
+    pub(crate) fn reads_bf16(&self) -> bool {
+        self.inputs.iter().any(|v| matches!(v, Value::Mat(Mat::Bf16(_))))
     }
     /// Output `i`; it can be taken once.
     pub fn take(&mut self, i: usize) -> &'a mut [f32] {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel};
+use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{
     cpu,
     graph::Graph,
@@ -39,6 +39,9 @@ fn spread(w: &Tensor, x: &Tensor) -> Tensor {
 }
 
 impl Kernel for RmsNorm {
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(4 * io.output_len(0))
+    }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         cpu::rms_norm(io.f32(0), &self.kernel(io), y);
@@ -80,6 +83,9 @@ impl Kernel for RmsNormBackward {
     }
     fn accumulates(&self, out: usize) -> bool {
         out == 1
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(11 * io.output_len(0))
     }
     fn run(&self, io: &mut Io<'_>) {
         let (dx, dw, mut scratch) = (io.take(0), io.take(1), io.scratch());

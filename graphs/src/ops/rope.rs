@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel};
+use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{
     cpu,
     graph::Graph,
@@ -39,6 +39,10 @@ pub struct Rope {
 }
 
 impl Kernel for Rope {
+    fn work(&self, io: &Io<'_>) -> Work {
+        // A pair turned: four multiplications, two additions.
+        self.operands(io).flop(3 * io.output_len(0))
+    }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         cpu::rope(io.f32(0), io.u32(1), &self.angles.table, y, self.heads, self.inverse);

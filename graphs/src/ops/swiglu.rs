@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel};
+use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{cpu, graph::Graph, shape::Shape, tensor::Tensor};
 
 /// `gate[..]`, `up[..]` → `gate · σ(gate) · up`.
@@ -14,6 +14,9 @@ fn sigmoid(x: &Tensor) -> Tensor {
 }
 
 impl Kernel for Swiglu {
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(5 * io.output_len(0))
+    }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         cpu::swiglu(io.f32(0), io.f32(1), y);
@@ -41,6 +44,9 @@ impl Composite for Swiglu {
 pub struct SwigluBackward;
 
 impl Kernel for SwigluBackward {
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(11 * io.output_len(0))
+    }
     fn run(&self, io: &mut Io<'_>) {
         let (dgate, dup) = (io.take(0), io.take(1));
         cpu::swiglu_backward(io.f32(0), io.f32(1), io.f32(2), dgate, dup);

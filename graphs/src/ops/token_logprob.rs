@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Backward, Composite, Io, Kernel,
+    Backward, Composite, Io, Kernel, Work,
     embedding::{count, one_hot},
 };
 use crate::{
@@ -39,6 +39,11 @@ impl TokenLogprob {
 }
 
 impl TokenLogprob {
+    /// Adds `n` products with the head and the softmax over the logits, of the rows that have a target.
+    fn products(&self, work: Work, io: &Io, n: usize) -> Work {
+        let logits = io.u32(2).iter().filter(|t| **t != cpu::SKIP).count() * self.vocab;
+        work.product(n * 2 * logits * self.h, io.mat(1).is_bf16()).flop(3 * logits)
+    }
     fn head<'a>(&self, io: &Io<'a>) -> LmHead<'a> {
         LmHead { w: io.mat(1), vocab: self.vocab, h: self.h, inv_temperature: io.f32(3)[0] }
     }
@@ -47,6 +52,9 @@ impl TokenLogprob {
 impl Kernel for TokenLogprob {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
         cpu::token_logprob_scratch(e.tokens.max(e.rows), self.vocab, self.h, bf16)
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.products(self.operands(io), io, 1)
     }
     fn run(&self, io: &mut Io<'_>) {
         let (logprobs, lse) = (io.take(0), Some(io.take(1)));
@@ -99,6 +107,10 @@ impl Kernel for TokenLogprobBackward {
     }
     fn accumulates(&self, out: usize) -> bool {
         out == 1
+    }
+    fn work(&self, io: &Io<'_>) -> Work {
+        // Logits again, then the gradients of x and of the head.
+        self.0.products(self.operands(io), io, 3)
     }
     fn run(&self, io: &mut Io<'_>) {
         let (dx, dhead) = (io.take(0), io.take(1));

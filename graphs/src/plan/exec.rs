@@ -1,6 +1,6 @@
 //! The one operator a plan consists of, and the only place where its memory is reached by pointer.
 
-use std::{ptr::NonNull, sync::Arc};
+use std::{ptr::NonNull, sync::Arc, time::Instant};
 
 use luminal::{
     op::{InputTensor, Operator},
@@ -8,7 +8,7 @@ use luminal::{
     tensor::Tensor as Data,
 };
 
-use super::bind::Bindings;
+use super::{bind::Bindings, view::Cost};
 use crate::{
     cpu::ALIGN,
     ops::{Io, Kernel, MAX_INPUTS, MAX_OUTPUTS, Value},
@@ -78,6 +78,8 @@ pub(crate) struct PlanOp {
     pub bf16: bool,
     /// Extent of the last execution.
     pub extent: Extent,
+    /// What each step of the last execution took, if that is wanted; its memory is there already.
+    pub record: Option<Vec<Cost>>,
     arena: Lines,
     scratch: Lines,
     /// The bindings during a call of `Plan::run`, else `None`.
@@ -110,7 +112,7 @@ impl PlanOp {
         scratch_bytes: usize,
     ) -> Self {
         let (arena, scratch) = (Lines::new(arena_bytes), Lines::new(scratch_bytes));
-        PlanOp { steps, constants, bf16, extent: Extent::default(), arena, scratch, call: None }
+        PlanOp { steps, constants, bf16, extent: Extent::default(), record: None, arena, scratch, call: None }
     }
 
     /// Bytes of the arena and of the scratch.
@@ -139,7 +141,12 @@ impl PlanOp {
             // SAFETY: just checked.
             (unsafe { arena.add(offset) }.cast::<f32>(), len)
         };
+        let mut record = self.record.as_mut();
+        if let Some(costs) = &mut record {
+            costs.clear();
+        }
         for step in &self.steps {
+            let begun = record.is_some().then(Instant::now);
             let mut inputs = [Value::None; MAX_INPUTS];
             for (value, place) in inputs.iter_mut().zip(&step.inputs) {
                 *value = match *place {
@@ -191,7 +198,16 @@ impl PlanOp {
                     None => None,
                 },
             };
+            let (Some(costs), Some(begun)) = (&mut record, begun) else {
+                step.kernel.run(&mut io);
+                continue;
+            };
+            let prepared = begun.elapsed();
+            let work = step.kernel.work(&io);
+            let bf16 = io.reads_bf16() || work.bf16_flops > 0;
+            let begun = Instant::now();
             step.kernel.run(&mut io);
+            costs.push(Cost { work, bf16, time: prepared + begun.elapsed() });
         }
     }
 }

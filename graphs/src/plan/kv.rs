@@ -40,6 +40,11 @@ impl KvCache {
         self.width
     }
 
+    /// Whether it holds bf16.
+    pub fn is_bf16(&self) -> bool {
+        matches!(self.tables, Tables::Bf16(_))
+    }
+
     /// Keys and values of a layer.
     pub fn layer(&self, layer: usize) -> Kv<'_> {
         match &self.tables {

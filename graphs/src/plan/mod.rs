@@ -12,6 +12,7 @@ mod kv;
 mod memory;
 mod planner;
 mod primitive;
+mod view;
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -21,6 +22,7 @@ pub use bind::{
     Bindings, F32Input, Grads, MAX_F32, MAX_U32, Master, ParamState, Params, Segment, Slot, U32Input,
 };
 pub use kv::KvCache;
+pub use view::{Cost, StepInfo};
 
 use crate::{
     Error,
@@ -59,6 +61,8 @@ pub struct Plan {
     u32s: Vec<Input>,
     capacity: Extent,
     needs: Needs,
+    /// One a step.
+    sketches: Vec<view::Sketch>,
 }
 
 // SAFETY: the luminal graph holds a single node, the `PlanOp`, which is `Send`, and no tensors.
@@ -162,11 +166,6 @@ impl Plan {
     /// Bytes of the arena and of the scratch.
     pub fn memory(&self) -> (usize, usize) {
         self.op().memory()
-    }
-
-    /// Number of kernel calls an execution makes.
-    pub fn steps(&self) -> usize {
-        self.op().steps.len()
     }
 
     /// The schedule as text, a line a step: its name, where its inputs and outputs lie.

@@ -10,6 +10,7 @@ use super::{
     exec::{Place, PlanOp, Step},
     memory::{self, Lifetime},
     primitive,
+    view::Sketch,
 };
 use crate::{
     Error,
@@ -30,8 +31,9 @@ pub(super) struct Planner<'g> {
     f32s: Vec<Input>,
     u32s: Vec<Input>,
     constants: Vec<f32>,
-    /// Elements of each parameter.
+    /// Elements and name of each parameter.
     param_sizes: BTreeMap<usize, usize>,
+    param_names: BTreeMap<usize, String>,
     places: BTreeMap<Key, Place>,
 }
 
@@ -56,6 +58,7 @@ impl<'g> Planner<'g> {
             u32s: vec![],
             constants: vec![],
             param_sizes: BTreeMap::new(),
+            param_names: BTreeMap::new(),
             places: BTreeMap::new(),
         }
     }
@@ -70,7 +73,7 @@ impl<'g> Planner<'g> {
             bf16.max(d.kernel.scratch(capacity, false))
         };
         let scratch = drafts.iter().map(scratch).max().unwrap_or(0);
-        let (steps, arena) = self.place(drafts, &outputs, capacity);
+        let (steps, sketches, arena) = self.place(drafts, &outputs, capacity);
         let outputs = outputs
             .iter()
             .map(|t| match self.places[&(t.id.index(), t.out)] {
@@ -78,11 +81,12 @@ impl<'g> Planner<'g> {
                 _ => unreachable!("outputs are computed values"),
             })
             .collect();
-        let op = PlanOp::new(steps, self.constants, self.options.bf16, arena, scratch);
+        let op = PlanOp::new(steps, std::mem::take(&mut self.constants), self.options.bf16, arena, scratch);
         let mut luminal = Luminal::new();
         let node = luminal.add_op(op).finish();
         luminal.compile((), ());
-        Ok(Plan { luminal, node, outputs, f32s: self.f32s, u32s: self.u32s, capacity, needs: self.needs })
+        let Planner { f32s, u32s, needs, .. } = self;
+        Ok(Plan { luminal, node, outputs, f32s, u32s, capacity, needs, sketches })
     }
 
     /// The output itself if it is a computed, contiguous value, else a copy of it.
@@ -178,6 +182,7 @@ impl<'g> Planner<'g> {
         };
         Ok(match kind {
             LeafKind::Param(i) => {
+                self.param_names.insert(i, name.to_string());
                 self.param_sizes.insert(i, Size::of(shape).at(Extent::default()));
                 Place::Param(i)
             }
@@ -201,7 +206,12 @@ impl<'g> Planner<'g> {
     }
 
     /// Finds lifetimes and places all buffers; returns the steps and the arena's size.
-    fn place(&mut self, mut drafts: Vec<Draft>, outputs: &[Tensor], capacity: Extent) -> (Vec<Step>, usize) {
+    fn place(
+        &mut self,
+        mut drafts: Vec<Draft>,
+        outputs: &[Tensor],
+        capacity: Extent,
+    ) -> (Vec<Step>, Vec<Sketch>, usize) {
         self.redirect_gradients(&mut drafts, outputs);
         let mut last: BTreeMap<Key, usize> = BTreeMap::new();
         for (s, d) in drafts.iter().enumerate() {
@@ -232,7 +242,8 @@ impl<'g> Planner<'g> {
         for ((key, size), at) in keys.into_iter().zip(offsets) {
             self.places.insert(key, Place::Arena(at, size));
         }
-        (drafts.into_iter().map(|d| self.step(d)).collect(), arena)
+        let sketches = drafts.iter().map(|d| self.sketch(d)).collect();
+        (drafts.into_iter().map(|d| self.step(d)).collect(), sketches, arena)
     }
 
     /// Lets a kernel that accumulates write into the gradient itself where an accumulate node is its only reader.
@@ -254,6 +265,30 @@ impl<'g> Planner<'g> {
             self.places.insert(if direct { source } else { (d.id, 0) }, Place::Grad(param));
             !direct
         });
+    }
+
+    /// What a step is shown as.
+    fn sketch(&self, d: &Draft) -> Sketch {
+        let leaf = |&(id, _): &Key| (id < self.graph.len()).then(|| self.graph.node(NodeIndex::new(id)));
+        let named = |key: &Key| match leaf(key) {
+            Some(Node::Leaf(l)) if matches!(l.kind, LeafKind::Param(_) | LeafKind::Grad(_)) => Some(l.name),
+            _ => None,
+        };
+        let gradient = || {
+            (0..d.outputs.len()).find_map(|i| match self.places.get(&(d.id, i as u8)) {
+                Some(Place::Grad(i)) => self.param_names.get(i).cloned(),
+                _ => None,
+            })
+        };
+        let shape = |&(id, out): &Key| {
+            let node = if id < self.graph.len() { id } else { id - self.graph.len() };
+            self.graph.outputs(NodeIndex::new(node))[out as usize].clone()
+        };
+        Sketch {
+            param: d.inputs.iter().find_map(named).or_else(gradient),
+            inputs: d.inputs.iter().map(shape).collect(),
+            outputs: d.outputs.clone(),
+        }
     }
 
     fn step(&mut self, d: Draft) -> Step {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::{
     cpu::Mat,
     graph::Primitive,
-    ops::{Io, Kernel, Value},
+    ops::{Io, Kernel, Value, Work},
     shape::{self, Extent, Shape, Size},
     tensor::Tensor,
 };
@@ -183,6 +183,13 @@ fn reduce(mut axes: Axes<1>, axis: usize, x: &[f32], y: &mut [f32], sum: bool) {
 }
 
 impl Kernel for PrimitiveKernel {
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io).flop(match self.op {
+            Primitive::Contiguous | Primitive::Iota(_) => 0,
+            Primitive::SumReduce(_) | Primitive::MaxReduce(_) => Size::of(&self.dims).at(io.extent),
+            _ => io.output_len(0),
+        })
+    }
     fn run(&self, io: &mut Io<'_>) {
         let (e, y, a) = (io.extent, io.take(0), io.f32(0));
         // Each arm has a loop of its own, with the operation inlined.
@@ -214,6 +221,9 @@ impl Kernel for PrimitiveKernel {
 pub(crate) struct ToF32;
 
 impl Kernel for ToF32 {
+    fn work(&self, io: &Io<'_>) -> Work {
+        self.operands(io)
+    }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         match io.inputs[0] {

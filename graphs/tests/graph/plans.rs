@@ -47,7 +47,7 @@ fn only_what_outputs_need_is_run_and_memory_is_reused() {
         x = x * 0.5 + 1.0;
     }
     let plan = Plan::compile(&g, &[&x], Options { tokens: 1000, ..Default::default() }).unwrap();
-    assert_eq!(plan.steps(), 100);
+    assert_eq!(plan.steps().len(), 100);
     assert!(plan.memory().0 <= 3 * 4096, "{} bytes", plan.memory().0);
     assert_eq!(unused.dims(), [T]);
 }
@@ -222,4 +222,71 @@ fn the_number_of_threads_changes_no_bit() {
     let one = run(1);
     assert_eq!(one, run(2));
     assert_eq!(one, run(3));
+}
+
+#[test]
+fn a_recorded_execution_says_what_each_step_had_to_do() {
+    let (t, k, n) = (6, 32, 10);
+    let g = Graph::new();
+    let x = g.f32_input("x", &[T, k.into()]).rms_norm(&g.param(0, "norm", &[k]), 1e-5);
+    let y = x.linear(&g.param(1, "w", &[n, k]), None);
+    let mut plan = Plan::compile(&g, &[&y], Options { tokens: 8, rows: 0, bf16: true }).unwrap();
+    let x = plan.f32_input("x").unwrap();
+    let params: Vec<Vec<half::bf16>> = vec![vec![half::bf16::ONE; k], vec![half::bf16::ONE; n * k]];
+    let data = numbers(1, t * k);
+    let run = |plan: &mut Plan| plan.run(&mut Bindings::new(t, 0).params(&params).f32(x, &data)).unwrap();
+    run(&mut plan);
+    assert!(plan.steps().all(|s| s.cost.is_none()), "nothing is recorded unasked");
+    plan.record(true);
+    run(&mut plan);
+    run(&mut plan);
+    let steps: Vec<_> = plan.steps().collect();
+    assert_eq!(
+        steps.iter().map(|s| (s.name, s.param)).collect::<Vec<_>>(),
+        [("rms_norm", Some("norm")), ("linear", Some("w"))]
+    );
+    assert_eq!(
+        (steps[1].inputs, steps[1].outputs),
+        (&[vec![T, k.into()], vec![n.into(), k.into()]][..], &[vec![T, n.into()]][..])
+    );
+    assert_eq!(plan.extent().resolve(&steps[1].outputs[0]), [t, n]);
+    let [norm, linear] = [0, 1].map(|i| steps[i].cost.expect("recorded"));
+    assert!(norm.bf16 && linear.bf16);
+    assert_eq!((norm.work.bf16_flops, norm.work.f32_flops), (0, (4 * t * k) as u64));
+    assert_eq!(linear.work.read as usize, 4 * t * k + 2 * n * k);
+    assert_eq!(linear.work.written as usize, 4 * t * n);
+    assert_eq!((linear.work.bf16_flops as usize, linear.work.f32_flops), (2 * t * n * k, 0));
+}
+
+/// Products of a training pass: each weight's three times on every token, attention's seven on every pair.
+#[test]
+fn the_work_of_a_training_pass_adds_up() {
+    let (v, h, f) = (40, 32, 48);
+    let bound = decoder_bound(3, v, h, f, &[5, 9, 2]);
+    let g = Graph::new();
+    let loss = decoder(&g, v, h, f);
+    g.differentiate(&loss, &[], DiffOptions::default());
+    let mut plan = Plan::compile(&g, &[&loss], Options { tokens: 16, rows: 0, bf16: false }).unwrap();
+    plan.record(true);
+    let mut grads: Vec<Vec<f32>> = bound.params.iter().map(|p| vec![0.0; p.len()]).collect();
+    let segments = bound.segments();
+    let mut b = Bindings::new(16, 0).params(&bound.params).grads(&mut grads).segments(&segments);
+    for (name, data) in &bound.u32s {
+        b = b.u32(plan.u32_input(name).unwrap(), data);
+    }
+    b = b.f32(plan.f32_input("weights").unwrap(), &bound.f32s[0].1);
+    plan.run(&mut b).unwrap();
+    let flops = |names: &[&str]| -> u64 {
+        let named = plan.steps().filter(|s| names.contains(&s.name));
+        named.map(|s| s.cost.expect("recorded").work.flops()).sum()
+    };
+    let (layers, bias) = (2, 16 * h as u64);
+    let weights = layers * (h * h + 2 * (h / 2 * h) + h * h + 2 * f * h + h * f);
+    let linear = flops(&["linear", "linear_dx", "linear_dw"]);
+    assert_eq!(linear, 3 * 2 * 16 * weights as u64 + layers as u64 * bias);
+    let pairs = 5 * 6 / 2 + 9 * 10 / 2 + 2 * 3 / 2;
+    assert_eq!(flops(&["attention", "attention_backward"]), (layers * 7 * 2 * pairs * h) as u64);
+    let logits = 16 * v;
+    let head = flops(&["token_logprob", "token_logprob_backward"]);
+    assert_eq!(head, (4 * 2 * logits * h + 2 * 3 * logits) as u64);
 }

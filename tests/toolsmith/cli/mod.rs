@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 mod bad_input;
+mod bench;
 mod check;
 mod eval;
 mod run;

@@ -53,7 +53,9 @@ fn a_prompt_beyond_the_context_is_refused() {
 #[test]
 fn help_names_every_command() {
     let output = toolsmith().arg("--help").output().unwrap();
-    for command in ["train", "run", "eval", "config", "check", "convert", "fetch", "sandbox", "doctor"] {
+    for command in
+        ["train", "run", "eval", "config", "check", "bench", "graph", "convert", "fetch", "sandbox", "doctor"]
+    {
         assert!(text(&output.stdout).contains(&format!("\n  {command}")), "{command}");
     }
 }

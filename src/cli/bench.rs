@@ -1,0 +1,181 @@
+//! `toolsmith bench`: how fast a model is on this machine, and how far from its walls.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use toolsmith_models::convert::ModelSource;
+use toolsmith_models::weights::Precision;
+use toolsmith_sandbox::Image;
+
+use super::BadInput;
+use super::table::table;
+use crate::bench::{self, Options, Phase, Rate, Report};
+
+/// Measure a model on this machine: prefill, decoding, a training step.
+///
+/// Reading memory and multiplying are measured too, and each phase is given as a share of what they allow. Each phase
+/// runs once alone, which gives its peak memory, then all run in turn, --repeat times. Rates are means with their standard
+/// deviation. Bytes are those of every operand of every kernel, once, as if no cache held any; operations those of every
+/// kernel. `toolsmith graph` lists both.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Hugging Face directory or .gguf file.
+    #[arg(long, value_name = "MODEL")]
+    model: PathBuf,
+    /// Tokens of the prompt, which decoding follows [default: 512, less where the model has fewer positions].
+    #[arg(long, value_name = "TOKENS")]
+    prompt: Option<usize>,
+    /// Tokens each sequence decodes; 0 leaves decoding out [default: 128, or what the model's positions leave].
+    #[arg(long, value_name = "TOKENS")]
+    decode: Option<usize>,
+    /// Sequences that decode together, a row each.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,32")]
+    batch: Vec<usize>,
+    /// Sequences and tokens of the training step, or `none` [default: 4x512, shorter where the model is].
+    #[arg(long, value_name = "NxTOKENS")]
+    train: Option<String>,
+    /// Threads for kernels; 0 means all cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Rounds.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeat: usize,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A model that cannot be read, numbers it cannot take.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    let model = ModelSource::open(&args.model, &Image::default_cache())?;
+    let options = args.options(model.config.max_position_embeddings)?;
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(1000) } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg:42} {bar:24} {elapsed}")?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let show = |fraction: f64, what: &str| {
+        bar.set_position((fraction * 1000.0) as u64);
+        bar.set_message(what.to_owned());
+    };
+    // The kernels' pool, whose threads the plans are compiled for.
+    let report = rayon::scope(|_| bench::run(&model, &options, show))?;
+    bar.finish_and_clear();
+    if args.json {
+        let mut json = serde_json::to_value(&report)?;
+        json["model"] = args.model.display().to_string().into();
+        println!("{json:#}");
+    } else {
+        print!("{}", text(&args.model.display().to_string(), &report));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `4x512` as two numbers.
+fn sequences(text: &str) -> Option<(usize, usize)> {
+    let (n, tokens) = text.split_once(['x', '×'])?;
+    Some((n.parse().ok()?, tokens.parse().ok()?))
+}
+
+impl Args {
+    /// The phases asked for, on a model of `positions` positions.
+    fn options(&self, positions: usize) -> Result<Options, BadInput> {
+        let bad = |message: String| Err(BadInput(message));
+        let prompt = self.prompt.unwrap_or(512.min((positions / 2).max(1)));
+        let decode = self.decode.unwrap_or(128.min(positions.saturating_sub(prompt)));
+        let train = match self.train.as_deref() {
+            None => Some((4, 512.min(positions))),
+            Some("none") => None,
+            Some(text) => match sequences(text) {
+                Some(pair) => Some(pair),
+                None => {
+                    return bad(format!(
+                        "--train {text}: expected sequences x tokens such as 4x512, or none"
+                    ));
+                }
+            },
+        };
+        if self.repeat == 0 {
+            return bad("--repeat 0 measures nothing; it must be at least 1".into());
+        }
+        if self.batch.contains(&0) {
+            return bad("--batch: a batch of 0 sequences decodes nothing; leave it out".into());
+        }
+        let mut phases = vec![Phase::Prefill { sequences: 1, tokens: prompt }];
+        if decode > 0 {
+            let decode = |&sequences: &usize| Phase::Decode { sequences, past: prompt, tokens: decode };
+            phases.extend(self.batch.iter().map(decode));
+        }
+        phases.extend(train.map(|(sequences, tokens)| Phase::Train { sequences, tokens }));
+        for &phase in &phases {
+            fits(phase, positions)?;
+        }
+        Ok(Options { phases, repeat: self.repeat, precision: Precision::Bf16 })
+    }
+}
+
+/// Refuses a phase that a model of `positions` positions cannot run.
+pub(super) fn fits(phase: Phase, positions: usize) -> Result<(), BadInput> {
+    let (name, context) = (bench::name(phase), phase.context());
+    if matches!(phase, Phase::Train { tokens: 0 | 1, .. }) {
+        return Err(BadInput(format!("{name}: a sequence to train on needs at least 2 tokens")));
+    }
+    if phase.tokens() == 0 || context == 0 {
+        return Err(BadInput(format!("{name}: every number must be at least 1")));
+    }
+    if context > positions {
+        let message = format!("{name}: takes {context} positions, the model has {positions}");
+        return Err(BadInput(message));
+    }
+    Ok(())
+}
+
+fn text(model: &str, report: &Report) -> String {
+    let machine = &report.machine;
+    let load = |loads: &[f64]| loads.first().map_or("unknown".into(), |l| format!("{l:.1}"));
+    let mut out = format!(
+        "{model}: {:.1} M parameters, {}\n{}, {} threads, {} kernels\nload {} before, {} after; version {}\n\n",
+        report.parameters as f64 / 1e6,
+        report.dtype,
+        machine.cpu,
+        machine.threads,
+        machine.kernels,
+        load(&machine.load_average),
+        load(&report.load_average_after),
+        machine.version,
+    );
+    let limits = &report.limits;
+    let wall = |name: &str, rate: &Rate, unit: &str| {
+        let giga = |x: f64| format!("{:.1}", x / 1e9);
+        [name.to_owned(), giga(rate.mean), giga(rate.sd), unit.to_owned()]
+    };
+    let mut walls = vec![
+        wall("memory read", &limits.dram_read, "GB/s"),
+        wall("f32 multiply-add", &limits.f32_fma, "GFLOP/s"),
+    ];
+    walls.extend(limits.bf16_dot.iter().map(|r| wall("bf16 dot products", r, "GFLOP/s")));
+    out += &table(["limit", "mean", "± sd", ""], &walls);
+    out.push('\n');
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let rows: Vec<_> = report
+        .phases
+        .iter()
+        .map(|p| {
+            [
+                bench::name(p.phase),
+                format!("{:.1}", p.tokens_per_second.mean),
+                format!("{:.1}", p.tokens_per_second.sd),
+                percent(p.bandwidth_share),
+                percent(p.peak_share),
+                p.peak_memory.map_or("-".into(), |b| format!("{:.2} GB", b as f64 / 1e9)),
+            ]
+        })
+        .collect();
+    out += &table(["phase", "tok/s", "± sd", "of memory", "of peak", "peak memory"], &rows);
+    out
+}
