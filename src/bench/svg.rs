@@ -13,9 +13,9 @@ const WIDTH: usize = 1000;
 const MARGIN: usize = 32;
 const ROW: usize = 26;
 /// Right edges of the numbers' columns: shape, MB, GFLOP, ms, share.
-const COLUMNS: [usize; 5] = [690, 756, 826, 892, 952];
+const COLUMNS: [usize; 5] = [676, 744, 814, 886, 956];
 /// Where a row's bar starts, and the width it may have.
-const BAR: (usize, usize) = (300, 260);
+const BAR: (usize, usize) = (300, 230);
 /// Colours of the kernels that take most time, in that order; the others are grey.
 const COLOURS: [&str; 9] =
     ["#3b6fb6", "#e08a2e", "#3d9a6c", "#c0504d", "#8064a2", "#2fa0b0", "#b88a3a", "#d272a0", "#6c8c3c"];
@@ -48,7 +48,7 @@ pub fn draw(title: &str, facts: &str, sections: &[Section]) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" font-family=\"ui-sans-serif, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif\">\n\
-         <style>text {{ fill: #1f2933; dominant-baseline: central }} .title {{ font-weight: 600 }} \
+         <style>text {{ fill: #1f2933 }} .title {{ font-weight: 600 }} \
          .quiet {{ fill: #66727f }} .on {{ fill: #fff; font-weight: 500 }} .head {{ font-weight: 600 }}</style>\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n{}</svg>\n",
         out.body
@@ -91,7 +91,7 @@ impl Canvas {
         let y = self.y;
         let _ = writeln!(
             self.body,
-            "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" class=\"{class}\" text-anchor=\"{anchor}\">{text}</text>"
+            "<text x=\"{x}\" y=\"{y}\" dy=\"0.35em\" font-size=\"{size}\" class=\"{class}\" text-anchor=\"{anchor}\">{text}</text>"
         );
     }
 
@@ -154,7 +154,8 @@ impl Canvas {
                 group.rows.iter().for_each(|row| self.row(row));
                 continue;
             }
-            let height = (ROW * (group.rows.len() + 1) + 4) as f64;
+            self.y += 6;
+            let height = (ROW * (group.rows.len() + 1) + 2) as f64;
             let (x, y) = (MARGIN as f64 - 12.0, self.y as f64 - ROW as f64 / 2.0);
             let width = (WIDTH - 2 * MARGIN + 24) as f64;
             self.rect(x, y, width, height, "#f4f6f8", "rx=\"10\" stroke=\"#d5dbe1\"");
