@@ -196,8 +196,10 @@ fn executing_a_plan_again_allocates_nothing() {
     pool.install(|| {
         for bf16 in [false, true] {
             let params: &dyn Params = if bf16 { &rounded } else { &params };
-            [false, true].map(|record| inference(params, bf16, record));
-            [false, true].map(|checkpoint| training(params, bf16, checkpoint));
+            for on in [false, true] {
+                inference(params, bf16, on);
+                training(params, bf16, on);
+            }
         }
     });
 }
