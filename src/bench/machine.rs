@@ -10,7 +10,7 @@ use toolsmith_graphs::cpu::{Isa, dot_bf16, fma_f32};
 
 /// Bytes read to measure memory: far beyond any cache.
 const READ: usize = 512 << 20;
-/// Seconds a multiplication peak is measured for.
+/// Seconds that the longest run of a multiplication peak takes at least.
 const CHAIN: f64 = 0.05;
 
 /// The machine and the program, as a report names them.
@@ -108,18 +108,28 @@ impl Probe {
     }
 }
 
-/// Operations a second that all threads reach together by `chain`, which does a number of steps and counts operations.
+/// Operations a second that all threads reach at once by `chain`, which does a number of steps and counts operations:
+/// the best of several runs, the last of them long enough to drown the time it takes threads to start.
 fn peak(chain: impl Fn(usize) -> Option<u64> + Sync) -> Option<f64> {
-    let run = |steps: usize| {
-        let start = Instant::now();
-        let counts = rayon::broadcast(|_| chain(steps));
-        let count: u64 = counts.into_iter().sum::<Option<u64>>()?;
-        Some((count, start.elapsed().as_secs_f64()))
+    let rate = |steps: usize| {
+        let run = |_: rayon::BroadcastContext| {
+            let start = Instant::now();
+            let count = chain(steps)?;
+            Some((count as f64, start.elapsed().as_secs_f64()))
+        };
+        let runs = rayon::broadcast(run).into_iter().collect::<Option<Vec<_>>>()?;
+        let shortest = runs.iter().map(|(_, seconds)| *seconds).fold(f64::INFINITY, f64::min);
+        Some((runs.iter().map(|(count, seconds)| count / seconds).sum::<f64>(), shortest))
     };
-    let steps = 20_000;
-    let (_, seconds) = run(steps)?;
-    let steps = (steps as f64 * (CHAIN / seconds).clamp(1.0, 1e4)) as usize;
-    run(steps).map(|(count, seconds)| count as f64 / seconds)
+    let (mut steps, mut best) = (20_000, 0f64);
+    loop {
+        let (found, shortest) = rate(steps)?;
+        best = best.max(found);
+        if shortest >= CHAIN {
+            return Some(best);
+        }
+        steps *= 2;
+    }
 }
 
 /// Makes the process's peak memory its present memory, so that [`peak_memory`] tells of what comes.
