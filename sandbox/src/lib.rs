@@ -36,7 +36,6 @@ mod pool;
 mod process;
 mod sandbox;
 mod session;
-mod signal;
 mod snapshot;
 pub mod tool;
 mod vm;

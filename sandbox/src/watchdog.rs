@@ -112,7 +112,6 @@ struct Watches {
 }
 
 static WATCHES: LazyLock<Watches> = LazyLock::new(|| {
-    crate::signal::guard();
     let thread = std::thread::Builder::new().name("sandbox watchdog".into());
     thread.spawn(watch).expect("a thread can be started");
     Watches { lock: Mutex::default(), wake: Condvar::new(), parked: AtomicBool::new(false) }

@@ -92,25 +92,3 @@ fn a_worker_is_confined_and_inherits_nothing() {
     let file_size = limits.lines().find(|l| l.starts_with("Max file size")).unwrap();
     assert!(file_size.split_whitespace().nth(3) == Some("0"), "{file_size}");
 }
-
-/// wasmer's own handler would abort the process: the signal comes from somebody else.
-#[test]
-fn a_stray_signal_is_ignored() {
-    for builder in [builder(&Limits::default()), builder(&Limits::default()).worker(worker())] {
-        let (tell, told) = std::sync::mpsc::channel();
-        let running = std::thread::spawn(move || {
-            let mut python = builder.build().unwrap();
-            tell.send(python.process_id().unwrap_or_else(std::process::id)).unwrap();
-            (0..20).map(|_| python.run("sum(range(10**5))")).collect::<Vec<_>>()
-        });
-        let pid = told.recv().unwrap();
-        while !running.is_finished() {
-            // SAFETY: a signal to this process, or to a child of it that is not yet reaped.
-            unsafe { libc::kill(pid as i32, libc::SIGUSR1) };
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        for o in running.join().unwrap() {
-            assert_eq!(o.value.as_deref(), Some("4999950000"), "{o:?}");
-        }
-    }
-}
