@@ -1,0 +1,70 @@
+//! An engine's second batch of a size allocates nothing: prefill, one sequence, several.
+//!
+//! One test, since the counter is the process's.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use toolsmith_models::{
+    batch::{Batch, Decode},
+    config::ModelConfig,
+    engine::{Engine, EngineOptions},
+    live::TrainingState,
+    trainer::Head,
+    weights::Precision,
+};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn an_engines_second_batch_allocates_nothing() {
+    let json = serde_json::json!({
+        "model_type": "qwen3", "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80,
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "tie_word_embeddings": true,
+    });
+    let config = ModelConfig::from_json(&json, "config.json".as_ref()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let precision = Precision::Bf16;
+    let specs = Head::Policy.specs(&config);
+    let state = TrainingState::init_random(&dir.path().join("state"), specs, precision, 5).unwrap();
+    let weights = state.weights();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    pool.install(|| {
+        let options = EngineOptions { slots: 4, max_context: 64, max_batch_tokens: 40, precision };
+        let mut engine = Engine::new(&config, options).unwrap();
+        let mut bound = engine.bind(&weights);
+        for (sequences, len, past) in [(1, 40, 0), (1, 1, 40), (4, 1, 0), (4, 7, 1)] {
+            let mut batch = Batch::default();
+            (0..sequences).for_each(|slot| batch.push(slot, past, &[7; 40][..len], true));
+            let mut count = || {
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                assert!(bound.forward(&batch).unwrap().iter().all(|x| x.is_finite()));
+                ALLOCATIONS.load(Ordering::Relaxed) - before
+            };
+            count(); // lazily made things are made
+            assert_eq!(count(), 0, "{sequences} sequences of {len} after {past}");
+        }
+    });
+}
