@@ -4,7 +4,7 @@
 //! - A program that wants a model with tools: [`Agent`]; the tools: [`tool`].
 //! - Rollouts of many sequences, for training or search: [`rollout`](mod@rollout).
 //! - Training: [`learn`], a step of which is [`learn::ppo`]; a whole run is [`learn::stages`].
-//! - Speed, and where a plan's time goes: [`bench`].
+//! - Speed, and where a plan's time goes: [`bench`](mod@bench).
 //! - Grading and figures: [`eval`]; problems and exact answers: [`task`].
 //!
 //! # How it is built
