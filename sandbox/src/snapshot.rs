@@ -15,7 +15,7 @@ use crate::host::Archive;
 use crate::immortal;
 use crate::memory::{Original, PAGE};
 use crate::vm::{Registers, Vm};
-use crate::{Packages, Progress, Recipe, SandboxError, Stage};
+use crate::{Progress, Recipe, SandboxError, Stage};
 
 const DRIVER: &str = include_str!("python/driver.py");
 const WARM_UP: &str = include_str!("python/warmup.py");
@@ -27,18 +27,9 @@ const MAX_PAGES: usize = 16 * 1024;
 const OUTPUT: usize = 4096;
 
 /// What a snapshot depends on beside the image's code, for a cache key.
-pub(crate) fn sources(packages: Packages) -> Vec<&'static str> {
-    let mut all = vec![DRIVER, WARM_UP, RUN, SETTLE, "layout 4"];
-    if immortal(packages) {
-        all.extend(immortal::sources());
-    }
-    all
-}
-
-/// Whether objects are made immortal. Not those of the full image: with some of its extensions (scipy's HiGHS, what formulaic
-/// imports) a program then reads beyond its memory, so a word is taken for a count there that is none.
-fn immortal(packages: Packages) -> bool {
-    packages == Packages::Math
+pub(crate) fn sources() -> [&'static str; 7] {
+    let [objects, fill] = immortal::sources();
+    [DRIVER, WARM_UP, RUN, SETTLE, "layout 5", objects, fill]
 }
 
 /// Warms an interpreter up, makes its objects immortal, writes its memory to `to` and gives the rest of its state.
@@ -83,15 +74,11 @@ pub(crate) fn take(
     drop(vm);
     let original = write(to, &memory)?;
     let max_pages = memory.len() / PAGE + MAX_PAGES;
-    let original = if immortal(recipe.packages) {
-        immortal::make(&mut memory, || {
-            Vm::new(engine, module, archive.clone(), Some((original.clone(), &registers)), max_pages)
-        })?;
-        drop(original);
-        write(to, &memory)?
-    } else {
-        original
-    };
+    immortal::make(&mut memory, || {
+        Vm::new(engine, module, archive.clone(), Some((original.clone(), &registers)), max_pages)
+    })?;
+    drop(original);
+    let original = write(to, &memory)?;
     // Were a word taken for a count that is none, this would hardly run.
     let mut vm = Vm::new(engine, module, archive, Some((original, &registers)), max_pages)?;
     for program in programs {

@@ -101,7 +101,7 @@ fn code_key(of: &Descriptor) -> String {
 
 /// A digest of what all files of an image are made from.
 pub(crate) fn key(recipe: &Recipe) -> String {
-    let mut parts = snapshot::sources(recipe.packages);
+    let mut parts = snapshot::sources().to_vec();
     let code_key = code_key(recipe.packages.descriptor());
     parts.push(&code_key);
     parts.extend(recipe.preimport.iter().map(String::as_str));
