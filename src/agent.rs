@@ -62,8 +62,8 @@ use toolsmith_models::engine::{Engine, EngineOptions};
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::weights::{Precision, Weights};
-use toolsmith_sandbox::Image;
 use toolsmith_sandbox::tool::{self, Cancel, Spec, Tool, ToolError, Tools};
+use toolsmith_sandbox::{Image, SandboxError};
 
 /// Tokens a forward step carries at most while a prompt is read.
 const PREFILL: usize = 512;
@@ -74,6 +74,9 @@ pub enum Error {
     /// The model could not be opened.
     #[error(transparent)]
     Model(#[from] toolsmith_models::Error),
+    /// Python could not be prepared.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The prompt could not be made.
     #[error(transparent)]
     Prompt(#[from] chat::Error),
@@ -200,20 +203,28 @@ impl AgentBuilder {
         self
     }
 
-    /// Opens the model. Python is prepared when the model first calls it.
+    /// Opens the model. Python is prepared when the model first calls it; where a conversation's programs share an interpreter
+    /// (`rollout.stateful`), here.
     ///
     /// # Errors
     /// If the model, its tokenizer, a template or a tool is not as it should be.
     pub fn build(self) -> Result<Agent, Error> {
         let mut tools = Tools::new();
+        let mut pool = None;
         if self.python && self.tools.iter().all(|t| t.name() != PYTHON) {
             // One conversation makes one call at a time.
-            tools.add(tool::Python::new(self.sandbox.builder().cache(&self.cache), 1))?;
+            let builder = self.sandbox.builder().cache(&self.cache);
+            match self.rollout.stateful {
+                true => pool = Some(builder.pool(1)?),
+                false => tools.add(tool::Python::new(builder, 1))?,
+            }
         }
         for tool in self.tools {
             tools.add_shared(tool)?;
         }
-        let tools = if tools.is_empty() { None } else { Some(Toolbox::new(None, tools, 1)?) };
+        let none = tools.is_empty() && pool.is_none();
+        let tools =
+            if none { None } else { Some(Toolbox::new(pool, tools, 1)?.stateful(self.rollout.stateful)) };
         let specs = tools.as_ref().map_or(&[][..], Toolbox::specs);
         let source = ModelSource::open(&self.model, &self.cache)?;
         let precision = self.dtype.into();

@@ -156,6 +156,8 @@ pub struct RolloutConfig {
     pub prompt_template: String,
     /// Tools offered beside Python: WebAssembly modules (`.wasm`, or `.wat` as text) with the interface that the sandbox's README describes. The limits are the sandbox's.
     pub tools: Vec<String>,
+    /// Let a trajectory's programs share one interpreter, so that variables stay from call to call; else each starts afresh.
+    pub stateful: bool,
     /// Tool calls a trajectory may make; 0 switches the tools off.
     pub max_turns: usize,
     /// Tokens the model may write in one turn (between two tool outputs).
@@ -184,6 +186,7 @@ impl Default for RolloutConfig {
             dialect: Dialect::Retool,
             prompt_template: "default".into(),
             tools: Vec::new(),
+            stateful: false,
             max_turns: 4,
             max_completion_length: 512,
             max_tool_output: 256,

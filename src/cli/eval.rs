@@ -64,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let weights = source.weights(precision)?;
     let modules = modules(&config)?;
     let chat = Chat::load(&config.rollout.prompt_template, &source.tokenizer)?;
-    let chat = chat.with_tools(&offered(&modules)?);
+    let chat = chat.with_tools(&offered(&config, &modules)?);
     let tools = toolbox(&config, modules)?;
     let mut results = match &args.out {
         Some(path) => Some(Results::open(path, &settings(&args, &config)?)?),

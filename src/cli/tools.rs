@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use toolsmith_sandbox::tool::{Spec, ToolError, Tools, WasmTool, python_spec};
+use toolsmith_sandbox::tool::{Spec, ToolError, Tools, WasmTool};
 use toolsmith_sandbox::{Isolation, Limits, Sandbox};
 
 use super::sandbox::prepared_image;
 use crate::config::Config;
-use crate::rollout::Toolbox;
+use crate::rollout::{Toolbox, python_spec};
 
 /// The modules of `rollout.tools`, under the sandbox's limits.
 ///
@@ -22,8 +22,8 @@ pub fn modules(config: &Config) -> Result<Vec<WasmTool>, ToolError> {
 ///
 /// # Errors
 /// Two tools of one name.
-pub fn offered(modules: &[WasmTool]) -> Result<Vec<Spec>, ToolError> {
-    let mut all = vec![python_spec()];
+pub fn offered(config: &Config, modules: &[WasmTool]) -> Result<Vec<Spec>, ToolError> {
+    let mut all = vec![python_spec(config.rollout.stateful)];
     for module in modules {
         let spec = Spec::of(module)?;
         if all.iter().any(|s| s.name == spec.name) {
@@ -54,5 +54,5 @@ pub fn toolbox(config: &Config, modules: Vec<WasmTool>) -> anyhow::Result<Option
     // The rollout bounds what is under way.
     let builder = Sandbox::builder().image(image).limits(Limits::from(&config.sandbox));
     let pool = builder.isolation(Isolation::Process).queue(usize::MAX).pool(workers)?;
-    Ok(Some(Toolbox::new(Some(pool), tools, workers)?))
+    Ok(Some(Toolbox::new(Some(pool), tools, workers)?.stateful(config.rollout.stateful)))
 }

@@ -62,7 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
     // Everything is read and checked, the Python image included, before a new run's directory is made.
     let modules = modules(&config)?;
-    let offered = offered(&modules)?;
+    let offered = offered(&config, &modules)?;
     let inputs = match &resumed {
         Some((run, Some(checkpoint))) => Inputs::of_checkpoint(&config, run, checkpoint, &offered)?,
         _ => Inputs::read(&config, &Image::default_cache(), &offered)?,

@@ -19,10 +19,11 @@ pub mod toolbox;
 pub mod tools;
 pub mod trajectory;
 
+pub use python::python_spec;
 pub use sampler::{Choice, Sampling};
 pub use text::{Stream, Text};
 pub use toolbox::Toolbox;
-pub use tools::{Call, ToolPool};
+pub use tools::{Answer, Call, ToolPool};
 pub use toolsmith_sandbox::tool::ToolOutput;
 pub use trajectory::{EndReason, Source, Token, ToolCall, Trajectory};
 
@@ -38,6 +39,7 @@ use std::time::{Duration, Instant};
 use toolsmith_models::batch::{Batch, Decode};
 use toolsmith_models::engine::EngineOptions;
 use toolsmith_models::weights::Precision;
+use toolsmith_sandbox::Session;
 
 /// How long to wait for a tool before looking whether the caller wants to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -243,6 +245,8 @@ struct Sequence<'a> {
     turn: Turn,
     /// The call that runs.
     call: Option<Call>,
+    /// Its interpreter between two calls, where programs share one.
+    session: Option<Session>,
 }
 
 struct Run<'a> {
@@ -324,6 +328,7 @@ impl<'a> Run<'a> {
             stream: self.text.stream(),
             turn: Turn::new(self.forms, self.config.stop_at_answer),
             call: None,
+            session: self.config.stateful.then(Session::default),
         });
         self.stats.trajectories += 1;
         if request.prompt.len() >= self.max_context {
@@ -409,9 +414,11 @@ impl<'a> Run<'a> {
         match form.call(&text) {
             Ok(call) => {
                 let key = NEXT_CALL.fetch_add(1, Ordering::Relaxed);
-                self.sequences[id].call = Some(call.clone());
+                let s = &mut self.sequences[id];
+                s.call = Some(call.clone());
+                let session = s.session.take();
                 self.running.insert(key, id);
-                self.tools.expect("a call is granted only with tools").submit(key, call)
+                self.tools.expect("a call is granted only with tools").submit(key, call, session)
             }
             Err(message) => {
                 self.sequences[id].call = Some(Call { tool: String::new(), arguments: text.into() });
@@ -424,10 +431,11 @@ impl<'a> Run<'a> {
     fn take_answers(&mut self, mut wait: Duration) -> Result<(), Error> {
         let Some(tools) = self.tools else { return Ok(()) };
         while !self.running.is_empty() {
-            let Some((key, result)) = tools.poll(wait)? else { break };
+            let Some(answer) = tools.poll(wait)? else { break };
             wait = Duration::ZERO;
-            if let Some(id) = self.running.remove(&key) {
-                self.answer(id, result)?;
+            if let Some(id) = self.running.remove(&answer.id) {
+                self.sequences[id].session = answer.session;
+                self.answer(id, answer.output)?;
             }
         }
         Ok(())

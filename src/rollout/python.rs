@@ -1,9 +1,10 @@
 //! The sandbox's pool as a rollout uses it.
 
-use super::{Error, ToolOutput};
+use super::{Answer, Error};
 use crate::config::SandboxConfig;
 use crossbeam_channel::Receiver;
-use toolsmith_sandbox::{Builder, Completion, Job, Limits, Pool, Recipe, Sandbox};
+use toolsmith_sandbox::tool::{self, Spec};
+use toolsmith_sandbox::{Builder, Completion, Job, Limits, Pool, Recipe, Sandbox, Session};
 
 impl From<&SandboxConfig> for Limits {
     fn from(c: &SandboxConfig) -> Self {
@@ -25,9 +26,16 @@ impl SandboxConfig {
     }
 }
 
+/// What a prompt says of Python: `stateful`, whether a trajectory's programs share an interpreter.
+pub fn python_spec(stateful: bool) -> Spec {
+    let spec = tool::python_spec();
+    let shared = "Runs a Python program in the interpreter of those before it and returns what it prints.";
+    Spec { description: if stateful { shared.into() } else { spec.description }, ..spec }
+}
+
 /// A finished program as a tool's answer.
-pub(super) fn output(done: Completion) -> (u64, ToolOutput) {
-    (done.id, done.outcome.into())
+pub(super) fn answer(done: Completion) -> Answer {
+    Answer { id: done.id, output: done.outcome.into(), session: done.session }
 }
 
 /// A pool of interpreters.
@@ -38,9 +46,9 @@ impl Workers {
         Self(pool)
     }
 
-    pub fn submit(&self, id: u64, code: &str) -> Result<(), Error> {
+    pub fn submit(&self, id: u64, code: &str, session: Option<Session>) -> Result<(), Error> {
         // A program gives the same whenever it is run, so one whose worker died is run again.
-        let job = Job { retry: true, ..Job::new(id, code) };
+        let job = Job { retry: true, session, ..Job::new(id, code) };
         self.0.submit(job).map_err(|e| Error::Tool(e.to_string()))
     }
 

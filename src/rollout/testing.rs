@@ -1,11 +1,12 @@
 //! Scripted stand-ins for the tokenizer, the model and the sandbox: tests of the loop need to know exactly
 //! what is asked of each.
 
-use super::{Call, Error, Stream, Text, ToolOutput, ToolPool};
+use super::{Answer, Call, Error, Stream, Text, ToolOutput, ToolPool};
 use crate::rng::Rng;
 use std::cell::RefCell;
 use std::time::Duration;
 use toolsmith_models::batch::{Batch, Decode};
+use toolsmith_sandbox::Session;
 
 /// ASCII characters are their own ids; special tokens follow from 128.
 #[derive(Clone, Copy, Default)]
@@ -180,18 +181,19 @@ impl<F: Fn(&str) -> ToolOutput> Shuffled<F> {
 }
 
 impl<F: Fn(&str) -> ToolOutput> ToolPool for Shuffled<F> {
-    fn submit(&self, id: u64, call: Call) -> Result<(), Error> {
+    fn submit(&self, id: u64, call: Call, _: Option<Session>) -> Result<(), Error> {
         self.waiting.borrow_mut().0.push((id, call));
         Ok(())
     }
 
-    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolOutput)>, Error> {
+    fn poll(&self, wait: Duration) -> Result<Option<Answer>, Error> {
         let (waiting, rng) = &mut *self.waiting.borrow_mut();
         if waiting.is_empty() || (wait.is_zero() && rng.below(3) > 0) {
             return Ok(None);
         }
         let i = rng.below(waiting.len() as u64) as usize;
         let (id, call) = waiting.swap_remove(i);
-        Ok(Some((id, (self.run)(call.code().expect("Python is what is called")))))
+        let output = (self.run)(call.code().expect("Python is what is called"));
+        Ok(Some(Answer { id, output, session: None }))
     }
 }

@@ -215,16 +215,16 @@ fn decoding_goes_on_while_tools_run() {
     });
     struct Late(std::cell::RefCell<Option<u64>>, std::cell::Cell<usize>);
     impl ToolPool for Late {
-        fn submit(&self, id: u64, _: Call) -> Result<(), Error> {
+        fn submit(&self, id: u64, _: Call, _: Option<Session>) -> Result<(), Error> {
             self.0.replace(Some(id));
             Ok(())
         }
-        fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolOutput)>, Error> {
+        fn poll(&self, wait: Duration) -> Result<Option<Answer>, Error> {
             if wait.is_zero() {
                 return Ok(None);
             }
             self.1.set(self.1.get() + 1);
-            Ok(self.0.take().map(|id| (id, ok("2"))))
+            Ok(self.0.take().map(|id| Answer { id, output: ok("2"), session: None }))
         }
     }
     let (pool, requests) =

@@ -5,7 +5,7 @@
 //! Absent: limits of the box's own. Every tool brings its own.
 
 use super::tools::PYTHON;
-use super::{Call, Error, ToolPool, python};
+use super::{Answer, Call, Error, ToolPool, python, python_spec};
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use toolsmith_sandbox::Pool;
 use toolsmith_sandbox::tool::{self, Cancel, Spec, Tool, ToolError, ToolOutput, Tools};
+use toolsmith_sandbox::{Pool, Session};
 
 /// A call on its way to a thread.
 struct Work {
@@ -22,9 +22,10 @@ struct Work {
     tool: Arc<dyn Tool>,
     arguments: Value,
     cancel: Cancel,
+    session: Option<Session>,
 }
 
-type Done = (u64, Result<ToolOutput, Error>);
+type Done = Result<Answer, Error>;
 
 /// Python and other tools.
 pub struct Toolbox {
@@ -50,7 +51,7 @@ impl Toolbox {
             if tools.get(PYTHON).is_some() {
                 return Err(ToolError::Duplicate(PYTHON.into()));
             }
-            specs.push(tool::python_spec());
+            specs.push(python_spec(false));
         }
         specs.extend_from_slice(tools.specs());
         let (work, take) = unbounded::<Work>();
@@ -60,7 +61,9 @@ impl Toolbox {
             let run = move || {
                 // Not waited for at the end: a tool that does not mind its token keeps its thread for as long as it likes.
                 for work in take {
-                    if give.send((work.id, run(&work))).is_err() {
+                    let Work { id, .. } = work;
+                    let done = run(&work).map(|output| Answer { id, output, session: work.session });
+                    if give.send(done).is_err() {
                         break;
                     }
                 }
@@ -72,6 +75,15 @@ impl Toolbox {
         }
         let running = RefCell::default();
         Ok(Self { specs, python: pool.map(python::Workers::new), tools, work, give, done, running })
+    }
+
+    /// Whether a trajectory's programs share an interpreter, as [`RolloutConfig::stateful`](crate::config::RolloutConfig) says:
+    /// of effect on what the model is told of Python.
+    pub fn stateful(mut self, stateful: bool) -> Self {
+        if self.python.is_some() {
+            self.specs[0] = python_spec(stateful);
+        }
+        self
     }
 
     /// What the model needs to know of each tool, in the order of the prompt's list.
@@ -90,31 +102,34 @@ fn run(work: &Work) -> Result<ToolOutput, Error> {
 }
 
 impl ToolPool for Toolbox {
-    fn submit(&self, id: u64, call: Call) -> Result<(), Error> {
+    fn submit(&self, id: u64, call: Call, session: Option<Session>) -> Result<(), Error> {
         let answered = match (tool::resolve(&self.specs, &call.tool, &call.arguments), &self.python) {
-            (Err(problem), _) => self.give.send((id, Ok(ToolOutput::error(problem)))).is_ok(),
-            (Ok(0), Some(workers)) => return workers.submit(id, call.code().unwrap_or_default()),
+            (Err(problem), _) => {
+                let output = ToolOutput::error(problem);
+                self.give.send(Ok(Answer { id, output, session })).is_ok()
+            }
+            (Ok(0), Some(workers)) => return workers.submit(id, call.code().unwrap_or_default(), session),
             (Ok(found), workers) => {
                 let tool = self.tools.iter().nth(found - usize::from(workers.is_some()));
                 let tool = tool.expect("the list of the others follows Python").clone();
                 let cancel = Cancel::new();
                 self.running.borrow_mut().insert(id, cancel.clone());
-                self.work.send(Work { id, tool, arguments: call.arguments, cancel }).is_ok()
+                self.work.send(Work { id, tool, arguments: call.arguments, cancel, session }).is_ok()
             }
         };
         if answered { Ok(()) } else { Err(Error::Tool("every thread for tools has stopped".into())) }
     }
 
-    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolOutput)>, Error> {
+    fn poll(&self, wait: Duration) -> Result<Option<Answer>, Error> {
         let stopped = || Error::Tool("every worker has stopped".into());
         let nothing = never();
         let python = self.python.as_ref().map_or(&nothing, |workers| workers.completions());
         select! {
-            recv(python) -> done => Ok(Some(python::output(done.map_err(|_| stopped())?))),
+            recv(python) -> done => Ok(Some(python::answer(done.map_err(|_| stopped())?))),
             recv(self.done) -> done => {
-                let (id, output) = done.map_err(|_| stopped())?;
-                self.running.borrow_mut().remove(&id);
-                Ok(Some((id, output?)))
+                let answer = done.map_err(|_| stopped())??;
+                self.running.borrow_mut().remove(&answer.id);
+                Ok(Some(answer))
             }
             default(wait) => Ok(None),
         }
@@ -147,7 +162,7 @@ mod tests {
     use serde_json::json;
     use std::time::Instant;
     use toolsmith_sandbox::tool::{Closure, WasmTool};
-    use toolsmith_sandbox::{Limits, SandboxError};
+    use toolsmith_sandbox::{Limits, Sandbox, SandboxError};
 
     fn add() -> Closure {
         let number = json!({"type": "integer"});
@@ -180,11 +195,15 @@ mod tests {
     }
 
     fn one(tools: &Toolbox, dialect: Dialect, turns: &'static [&'static str]) -> Trajectory {
+        run_once(tools, &config(dialect), turns)
+    }
+
+    fn run_once(tools: &Toolbox, config: &RolloutConfig, turns: &'static [&'static str]) -> Trajectory {
         let text = Ascii::default();
         let mut model = Scripted::new(1, 64, 2000, says(text, "Q", turns));
         let request = Request { problem: 0, prompt: text.encode("Q").unwrap(), samples: 0..1, seed: 0 };
         let mut go = |_: Event| Control::Continue;
-        let out = rollout(&mut model, &text, Some(tools), &[request], &config(dialect), &mut go);
+        let out = rollout(&mut model, &text, Some(tools), &[request], config, &mut go);
         out.unwrap().0.remove(0)
     }
 
@@ -359,18 +378,32 @@ mod tests {
     }
 
     #[test]
+    fn a_trajectorys_programs_share_an_interpreter_where_that_is_asked_for() {
+        let turns = &["<code>x = 41</code>", "<code>x += 1</code>", "<code>x</code>", "so"];
+        let tools = Toolbox::new(Some(Sandbox::builder().pool(2).unwrap()), Tools::new(), 1).unwrap();
+        let last = |stateful| {
+            let config = RolloutConfig { stateful, ..config(Dialect::Retool) };
+            run_once(&tools, &config, turns).calls[2].output.clone()
+        };
+        assert_eq!(last(true), "42");
+        assert_eq!(last(false), "NameError: name 'x' is not defined");
+        assert_eq!(last(true), "42", "of its own, not of the one before");
+    }
+
+    #[test]
     fn a_tool_that_panics_fails_and_one_that_is_not_ready_ends_the_rollout() {
         let call = Call { tool: "bad".into(), arguments: json!({}) };
         let ask = |missing| {
             let tools = toolbox(vec![Arc::new(Bad { missing })], 1);
-            tools.submit(3, call.clone()).unwrap();
+            tools.submit(3, call.clone(), None).unwrap();
             tools.poll(Duration::from_secs(30))
         };
         let panicked = ToolOutput::error("the tool `bad` panicked");
-        assert_eq!(ask(false).unwrap(), Some((3, panicked)));
+        let answer = ask(false).unwrap().unwrap();
+        assert_eq!((answer.id, answer.output), (3, panicked));
         assert_eq!(ask(true).unwrap_err().to_string(), "tools: limits.fuel: must be above 0");
         let empty = toolbox(vec![], 1);
-        assert_eq!(empty.poll(Duration::ZERO).unwrap(), None);
+        assert!(empty.poll(Duration::ZERO).unwrap().is_none());
         assert!(!empty.beside_python());
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::time::Duration;
+use toolsmith_sandbox::Session;
 use toolsmith_sandbox::tool::ToolOutput;
 
 /// The tool that `<code>` calls.
@@ -31,15 +32,27 @@ impl Call {
     }
 }
 
+/// A finished call.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// What it was handed over with.
+    pub id: u64,
+    /// What it gave.
+    pub output: ToolOutput,
+    /// The session it was handed over with, advanced if the call was a program.
+    pub session: Option<Session>,
+}
+
 /// Runs calls beside the decode loop. [`Toolbox`](super::Toolbox) is the one to use; tests script others.
 ///
-/// What a call gives may depend on the call only, not on order, workers or time: trajectories are reproducible as far
-/// as this holds.
+/// What a call gives may depend on the call and its session only, not on order, workers or time: trajectories are
+/// reproducible as far as this holds.
 pub trait ToolPool {
-    /// Hands a call over. Does not wait. What is wrong with the call itself comes back as its output.
-    fn submit(&self, id: u64, call: Call) -> Result<(), Error>;
+    /// Hands a call over; a program goes on in `session`, or in a fresh interpreter where there is none. Does not wait. What is
+    /// wrong with the call itself comes back as its output.
+    fn submit(&self, id: u64, call: Call, session: Option<Session>) -> Result<(), Error>;
     /// A finished call, in any order; waits for one at most `wait`. Fails if none can come any more.
-    fn poll(&self, wait: Duration) -> Result<Option<(u64, ToolOutput)>, Error>;
+    fn poll(&self, wait: Duration) -> Result<Option<Answer>, Error>;
     /// Nobody waits for this call any more.
     fn cancel(&self, _id: u64) {}
     /// Whether there are tools beside Python, so that a dialect whose calls are code listens for theirs too.
@@ -51,7 +64,7 @@ pub trait ToolPool {
 /// A function of the caller's in place of all tools. It runs in the caller's thread, before the loop goes on.
 pub struct Function<F> {
     run: F,
-    done: RefCell<VecDeque<(u64, ToolOutput)>>,
+    done: RefCell<VecDeque<Answer>>,
 }
 
 impl<F: Fn(&Call) -> ToolOutput> Function<F> {
@@ -62,13 +75,13 @@ impl<F: Fn(&Call) -> ToolOutput> Function<F> {
 }
 
 impl<F: Fn(&Call) -> ToolOutput> ToolPool for Function<F> {
-    fn submit(&self, id: u64, call: Call) -> Result<(), Error> {
+    fn submit(&self, id: u64, call: Call, session: Option<Session>) -> Result<(), Error> {
         let output = (self.run)(&call);
-        self.done.borrow_mut().push_back((id, output));
+        self.done.borrow_mut().push_back(Answer { id, output, session });
         Ok(())
     }
 
-    fn poll(&self, _: Duration) -> Result<Option<(u64, ToolOutput)>, Error> {
+    fn poll(&self, _: Duration) -> Result<Option<Answer>, Error> {
         Ok(self.done.borrow_mut().pop_front())
     }
 }
