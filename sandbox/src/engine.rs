@@ -12,7 +12,7 @@ use crate::memory::CowTunables;
 use crate::meter::Meter;
 
 /// What compiles: wasmer, and the middleware's version. Names code in cache keys.
-pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 3, elf 1";
+pub(crate) const VERSION: &str = "wasmer 7.4.2, cranelift, meter 3, elf 1, data apart";
 
 /// Compiles `wasm` for this machine's CPU into bytes for [`load`]. `progress` gets the share that is done.
 pub(crate) fn compile(

@@ -35,6 +35,7 @@ pub(crate) fn sources() -> [&'static str; 7] {
 /// Warms an interpreter up, makes its objects immortal, writes its memory to `to` and gives the rest of its state.
 pub(crate) fn take(
     (engine, module): &(Engine, Module),
+    data: &[u8],
     archive: Archive,
     recipe: &Recipe,
     to: &Path,
@@ -42,6 +43,8 @@ pub(crate) fn take(
 ) -> Result<Registers, SandboxError> {
     let failed = |e: String| SandboxError::WarmUp(one_line(&e));
     let mut vm = Vm::new(engine, module, archive.clone(), None, MAX_PAGES)?;
+    place(&mut vm, data)
+        .ok_or_else(|| SandboxError::Descriptor("the data does not fit its memory".into()))?;
     vm.initialize().map_err(|e| failed(format!("_initialize: {}", e.message())))?;
     let programs: Vec<&str> = WARM_UP.split("# ----\n").collect();
     // Two rounds: the first imports and compiles, the second runs what the first specialised.
@@ -85,6 +88,18 @@ pub(crate) fn take(
         turn(&mut vm, RUN, Some(program)).map_err(failed)?;
     }
     Ok(registers)
+}
+
+/// Writes the module's data, as `image::slim::data` gives it, to memory; None where it does not fit.
+fn place(vm: &mut Vm, mut data: &[u8]) -> Option<()> {
+    while let Some((at, rest)) = data.split_first_chunk() {
+        let (len, rest) = rest.split_first_chunk()?;
+        let (at, len) = (u32::from_le_bytes(*at) as usize, u32::from_le_bytes(*len) as usize);
+        let (bytes, rest) = rest.split_at_checked(len)?;
+        vm.memory_mut().get_mut(at..at.checked_add(len)?)?.copy_from_slice(bytes);
+        data = rest;
+    }
+    data.is_empty().then_some(())
 }
 
 /// Runs `code`; where there is a `program`, as the one that waits on standard input.

@@ -142,6 +142,11 @@ impl Vm {
         }
     }
 
+    /// The memory in use, to be written.
+    pub fn memory_mut(&mut self) -> &mut [u8] {
+        self.slot.bytes_mut()
+    }
+
     /// The memory in use. Only between calls.
     pub fn memory(&self) -> &[u8] {
         self.slot.bytes()

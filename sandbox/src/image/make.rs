@@ -10,7 +10,7 @@ use super::fetch::{self, Source, hex};
 use super::manifest::{self, Manifest};
 use super::recipe::Recipe;
 use super::seal::Seal;
-use super::{CODE, MEMORY, Progress, Stage, archive, slim, store, strip};
+use super::{CODE, DATA, MEMORY, Progress, Stage, archive, slim, store, strip};
 use crate::meter::Meter;
 use crate::{SandboxError, engine, snapshot};
 
@@ -26,7 +26,7 @@ pub(crate) fn make(
 ) -> Result<(), SandboxError> {
     let of = recipe.packages.descriptor();
     if let Some(old) = compiled(of, cache, seal) {
-        for name in [CODE, of.archive] {
+        for name in [CODE, DATA, of.archive] {
             let to = part.join(name);
             let linked = std::fs::hard_link(old.join(name), &to);
             linked
@@ -36,7 +36,8 @@ pub(crate) fn make(
     } else {
         let (module, library) = fetch::fetch(of, source, &cache.join("downloads"), progress)?;
         progress(Progress::new(Stage::Slim, None));
-        let module = slim::wasm(&module, of)?;
+        let (module, data) = slim::data(&slim::wasm(&module, of)?)?;
+        write(&part.join(DATA), &data)?;
         write(&part.join(of.archive), &slim::library(&library, of)?)?;
         drop(library);
         let code = engine::compile(&module, Meter::trusted(&module)?, &mut |fraction| {
@@ -46,7 +47,10 @@ pub(crate) fn make(
     }
     // SAFETY: compiled by this call, or compared with its digest by `compiled`.
     let code = unsafe { engine::load(&part.join(CODE))? };
-    let registers = snapshot::take(&code, archive(part, recipe)?, recipe, &part.join(MEMORY), progress)?;
+    let data = part.join(DATA);
+    let data = std::fs::read(&data).map_err(SandboxError::io(&data))?;
+    let memory = part.join(MEMORY);
+    let registers = snapshot::take(&code, &data, archive(part, recipe)?, recipe, &memory, progress)?;
     let digest = |name: &str| {
         let path = part.join(name);
         seal.file(&path).map_err(SandboxError::io(&path))
@@ -56,6 +60,7 @@ pub(crate) fn make(
         key: key(recipe),
         code_key: code_key(of),
         code: digest(CODE)?,
+        data: digest(DATA)?,
         library: digest(of.archive)?,
         memory: digest(MEMORY)?,
         registers,
@@ -84,7 +89,7 @@ fn compiled(of: &Descriptor, cache: &Path, seal: &Seal) -> Option<PathBuf> {
         let found = Manifest::sealed_by(seal, folder).filter(|m| m.code_key == wanted);
         found.is_some_and(|m| {
             let same = |name: &str, digest| seal.file(&folder.join(name)).is_ok_and(|d| d == digest);
-            same(CODE, m.code) && same(of.archive, m.library)
+            same(CODE, m.code) && same(DATA, m.data) && same(of.archive, m.library)
         })
     };
     store::images(&store::root(cache)).into_iter().find(intact)
@@ -143,7 +148,7 @@ mod tests {
         let downloads = Image::default_cache().join("downloads");
         let quiet: &mut dyn FnMut(Progress) = &mut |_| {};
         let (module, library) = fetch::fetch(of, &Source::default(), &downloads, quiet).unwrap();
-        let module = slim::wasm(&module, of).unwrap();
+        let (module, data) = slim::data(&slim::wasm(&module, of).unwrap()).unwrap();
         let mut python = |meter: Meter| {
             let part = tempfile::tempdir().unwrap();
             write(&part.path().join(of.archive), &slim::library(&library, of).unwrap()).unwrap();
@@ -153,7 +158,7 @@ mod tests {
             let code = unsafe { engine::load(&part.path().join(CODE)).unwrap() };
             let archive = archive(part.path(), &recipe).unwrap();
             let memory = part.path().join(MEMORY);
-            let registers = snapshot::take(&code, archive.clone(), &recipe, &memory, quiet).unwrap();
+            let registers = snapshot::take(&code, &data, archive.clone(), &recipe, &memory, quiet).unwrap();
             let original = Arc::new(Original::new(File::open(memory).unwrap()).unwrap());
             let vm = Vm::new(&code.0, &code.1, archive, Some((original, &registers)), 8192).unwrap();
             (vm, registers, part)

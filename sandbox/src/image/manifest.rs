@@ -22,10 +22,12 @@ pub(crate) struct Manifest {
     pub recipe: Recipe,
     /// A digest of all that the recipe's image is made from.
     pub key: String,
-    /// The key of code and library alone, which outlive a change of the warm-up.
+    /// The key of code, data and library alone, which outlive a change of the warm-up.
     pub code_key: String,
     #[serde(with = "digest")]
     pub code: Hash,
+    #[serde(with = "digest")]
+    pub data: Hash,
     #[serde(with = "digest")]
     pub library: Hash,
     #[serde(with = "digest")]
@@ -91,7 +93,7 @@ impl Manifest {
         seal.text(&serde_json::to_vec(self).expect("plain data"))
     }
 
-    /// The folder's files and their digests, the longest to check first.
+    /// The files that running needs and their digests, the longest to check first.
     pub fn files(&self) -> [(&'static str, Hash); 3] {
         let library = self.recipe.packages.descriptor().archive;
         [(CODE, self.code), (MEMORY, self.memory), (library, self.library)]

@@ -35,6 +35,8 @@ use seal::Seal;
 
 const CODE: &str = "code.bin";
 const MEMORY: &str = "memory.bin";
+/// The module's data, of which a snapshot is made.
+const DATA: &str = "data.bin";
 
 /// A step of preparing an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::io::{Cursor, Read, Write};
 use std::ops::RangeInclusive;
 
 use wasmer::wasmparser::{
-    CompositeInnerType, ExternalKind, KnownCustom, Name, Parser, Payload, TypeRef, ValType,
+    CompositeInnerType, DataKind, ExternalKind, KnownCustom, Name, Operator, Parser, Payload, TypeRef,
+    ValType,
 };
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -130,6 +131,39 @@ pub(crate) fn wasm(module: &[u8], of: &Descriptor) -> Result<Vec<u8>, SandboxErr
     Ok(out)
 }
 
+/// The module without its data, and the data: of each segment its address, its length (little-endian u32) and its bytes.
+///
+/// Once a snapshot is taken the data is in it, and a module that keeps its own costs each process that much memory, twice.
+pub(crate) fn data(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>), SandboxError> {
+    let broken = |e: wasmer::wasmparser::BinaryReaderError| mismatch(e);
+    let (mut out, mut data) = (module.get(..8).unwrap_or_default().to_vec(), Vec::new());
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.map_err(broken)?;
+        if let Payload::DataSection(reader) = &payload {
+            for segment in reader.clone() {
+                let segment = segment.map_err(broken)?;
+                let DataKind::Active { memory_index: 0, offset_expr } = segment.kind else {
+                    return Err(mismatch("a data segment has no place of its own"));
+                };
+                let Ok(Operator::I32Const { value }) = offset_expr.get_operators_reader().read() else {
+                    return Err(mismatch("a data segment's place is computed"));
+                };
+                data.extend((value as u32).to_le_bytes());
+                data.extend((segment.data.len() as u32).to_le_bytes());
+                data.extend_from_slice(segment.data);
+            }
+        } else if let Some((id, range)) = payload.as_section()
+            && !matches!(payload, Payload::DataCountSection { .. })
+        {
+            let body = &module[range.start as usize..range.end as usize];
+            out.push(id);
+            leb(&mut out, body.len());
+            out.extend_from_slice(body);
+        }
+    }
+    Ok((out, data))
+}
+
 fn leb(out: &mut Vec<u8>, mut value: usize) {
     loop {
         let byte = (value & 0x7F) as u8;
@@ -207,6 +241,18 @@ mod tests {
         let one = wasm(&module, &descriptor(&[("middle", "middle")])).unwrap();
         assert_eq!(bodies(&one)[0], returns(&[0x41, 7]));
         assert_eq!(bodies(&one)[2], returns(&[0x00]));
+    }
+
+    #[test]
+    fn data_is_taken_out() {
+        let wat = r#"(module (memory (export "memory") 1) (func (export "kept") (result i32) i32.const 9)
+            (data (i32.const 16) "abc") (data (i32.const 0x8000) "\01\02"))"#;
+        let (module, placed) = data(&wasmer::wat2wasm(wat.as_bytes()).unwrap()).unwrap();
+        wasmer::wasmparser::validate(&module).unwrap();
+        assert!(!Parser::new(0).parse_all(&module).any(|p| matches!(p.unwrap(), Payload::DataSection(_))));
+        assert_eq!(placed, b"\x10\0\0\0\x03\0\0\0abc\x00\x80\0\0\x02\0\0\0\x01\x02");
+        let passive = wasmer::wat2wasm(br#"(module (memory 1) (data "abc"))"#).unwrap();
+        assert!(data(&passive).unwrap_err().to_string().contains("no place"));
     }
 
     #[test]

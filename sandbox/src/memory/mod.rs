@@ -10,7 +10,6 @@ mod written;
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use wasmer::sys::{BaseTunables, Tunables};
 use wasmer::{MemoryError, MemoryType, Pages, TableType};
@@ -39,11 +38,8 @@ pub(crate) struct Plan {
 
 thread_local! {
     /// Hands the plan to `create_vm_memory`, which wasmer calls while it instantiates, and what it made back.
-    static NEXT: RefCell<(Option<Plan>, Option<Made>)> = const { RefCell::new((None, None)) };
+    static NEXT: RefCell<(Option<Plan>, Option<Arc<Slot>>)> = const { RefCell::new((None, None)) };
 }
-
-/// A slot, and the flag of its memory that says whether instantiation is over.
-type Made = (Arc<Slot>, Arc<AtomicBool>);
 
 /// Runs `instantiate` so that the memory it makes follows `plan`; gives its result and that memory.
 pub(crate) fn with_plan<T, E>(
@@ -53,10 +49,6 @@ pub(crate) fn with_plan<T, E>(
     NEXT.set((Some(plan), None));
     let made = instantiate();
     let (_, slot) = NEXT.take();
-    let slot = slot.map(|(slot, ready)| {
-        ready.store(true, Relaxed);
-        slot
-    });
     made.map(|made| (made, slot))
 }
 
@@ -64,8 +56,6 @@ pub(crate) fn with_plan<T, E>(
 struct CowMemory {
     slot: Arc<Slot>,
     ty: MemoryType,
-    /// False while wasmer instantiates.
-    ready: Arc<AtomicBool>,
 }
 
 impl LinearMemory for CowMemory {
@@ -92,11 +82,8 @@ impl LinearMemory for CowMemory {
     fn copy(&self) -> Result<Box<dyn LinearMemory + Send + Sync + 'static>, MemoryError> {
         Err(not_supported())
     }
-    /// While a snapshot is instantiated the module's data is skipped: the snapshot holds it already.
+    /// The image's modules have no data left in them (`image::slim::data`), so a snapshot is never written over.
     unsafe fn initialize_with_data(&self, start: usize, data: &[u8]) -> Result<(), Trap> {
-        if self.slot.is_snapshot() && !self.ready.load(Relaxed) {
-            return Ok(());
-        }
         let end = start.checked_add(data.len());
         let to = end.and_then(|end| self.slot.bytes_mut().get_mut(start..end));
         let to = to.ok_or_else(|| Trap::lib(wasmer_types::TrapCode::HeapAccessOutOfBounds))?;
@@ -142,9 +129,9 @@ impl Tunables for CowTunables {
             let plan = plan.take().ok_or_else(|| invalid("the image has more than one memory".into()))?;
             let slot = Slot::new(ty.minimum.0 as usize, plan, definition)
                 .map_err(|e| MemoryError::Region(e.to_string()))?;
-            let (slot, ready) = (Arc::new(slot), Arc::new(AtomicBool::new(false)));
-            *made = Some((slot.clone(), ready.clone()));
-            let memory = CowMemory { slot, ty: *ty, ready };
+            let slot = Arc::new(slot);
+            *made = Some(slot.clone());
+            let memory = CowMemory { slot, ty: *ty };
             let memory: Box<dyn LinearMemory + Send + Sync> = Box::new(memory);
             Ok(VMMemory::from_custom(memory))
         })

@@ -135,11 +135,6 @@ impl Slot {
         self.definition
     }
 
-    /// Whether it began as a snapshot, which holds the module's data already.
-    pub fn is_snapshot(&self) -> bool {
-        self.plan.snapshot.is_some()
-    }
-
     /// Pages in use.
     pub fn pages(&self) -> usize {
         self.pages.load(Relaxed)
