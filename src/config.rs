@@ -220,7 +220,7 @@ pub struct SandboxConfig {
     pub image: ImageKind,
     /// Modules every program finds imported already, beside those the image imports by itself, such as `["scipy.optimize"]`. Each set of them is an image of its own, prepared once.
     pub preimport: Vec<String>,
-    /// Fuel: function entries and loop iterations of the interpreter. What makes a time-out reproducible.
+    /// Fuel: loop iterations and calls of the interpreter, and what it copies. What makes a time-out reproducible.
     pub fuel: u64,
     /// Memory in MiB, the interpreter's own (about 100, more with pre-imports) included.
     pub memory_mb: u32,

@@ -2,11 +2,11 @@
 //!
 //! One test, since the counter is the process's.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
-};
+mod counting;
 
+use std::sync::atomic::Ordering;
+
+use counting::ALLOCATIONS;
 use half::bf16;
 use toolsmith_graphs::{
     AttentionShape, Bindings, DiffOptions, Dim, Graph, KvCache, Options, Params, Plan, RopeAngles, Segment,
@@ -15,26 +15,6 @@ use toolsmith_graphs::{
     optimizer::{Optimizer, Trained},
     plan::{Master, ParamState, Slot},
 };
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const T: Dim = Dim::Tokens;
 const VOCAB: usize = 300;

@@ -2,11 +2,12 @@
 //!
 //! One test, since the counter is the process's.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
-};
+#[path = "../../graphs/tests/counting/mod.rs"]
+mod counting;
 
+use std::sync::atomic::Ordering;
+
+use counting::ALLOCATIONS;
 use toolsmith_models::{
     batch::{Batch, Decode},
     config::ModelConfig,
@@ -15,26 +16,6 @@ use toolsmith_models::{
     trainer::Head,
     weights::Precision,
 };
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn an_engines_second_batch_allocates_nothing() {

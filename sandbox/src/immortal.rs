@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use crate::SandboxError;
 use crate::error::one_line;
+use crate::snapshot::turn;
 use crate::vm::Vm;
 
 const OBJECTS: &str = include_str!("python/objects.py");
@@ -35,7 +36,7 @@ pub(crate) fn make(
 ) -> Result<(), SandboxError> {
     let first = objects(&mut start()?)?;
     let mut filled = start()?;
-    turn(&mut filled, FILL)?;
+    turn(&mut filled, FILL, None).map_err(|e| failed(&e))?;
     let second = objects(&mut filled)?;
     for (at, kind) in first.intersection(&second) {
         let object = memory.get_mut(*at as usize..*at as usize + 8);
@@ -51,7 +52,7 @@ pub(crate) fn make(
 
 /// The addresses of the interpreter's objects, each with that of its type.
 fn objects(vm: &mut Vm) -> Result<BTreeSet<(u32, u32)>, SandboxError> {
-    let said = turn(vm, OBJECTS)?;
+    let said = turn(vm, OBJECTS, None).map_err(|e| failed(&e))?;
     let place: Option<Vec<usize>> = said.split_whitespace().map(|n| n.parse().ok()).collect();
     let words = match place.as_deref() {
         Some([at, words]) => words.checked_mul(4).and_then(|len| vm.memory().get(*at..)?.get(..len)),
@@ -60,18 +61,6 @@ fn objects(vm: &mut Vm) -> Result<BTreeSet<(u32, u32)>, SandboxError> {
     let words = words.ok_or_else(|| failed(&said))?;
     let word = |w: &[u8]| u32::from_le_bytes(w.try_into().expect("four bytes"));
     Ok(words.chunks_exact(8).map(|pair| (word(&pair[..4]), word(&pair[4..]))).collect())
-}
-
-fn turn(vm: &mut Vm, code: &str) -> Result<String, SandboxError> {
-    vm.host().begin(Vec::new(), 4096);
-    vm.set_fuel(i64::MAX as u64);
-    let status = vm.turn(code);
-    let (out, err) = (vm.host().out.finish().0, vm.host().err.finish().0);
-    match status {
-        Ok(0) => Ok(out),
-        Ok(_) => Err(failed(&err)),
-        Err(e) => Err(failed(&format!("{}: {err}", e.message()))),
-    }
 }
 
 fn failed(why: &str) -> SandboxError {

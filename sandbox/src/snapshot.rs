@@ -102,17 +102,17 @@ fn place(vm: &mut Vm, mut data: &[u8]) -> Option<()> {
     data.is_empty().then_some(())
 }
 
-/// Runs `code`; where there is a `program`, as the one that waits on standard input.
-fn turn(vm: &mut Vm, code: &str, program: Option<&str>) -> Result<(), String> {
+/// Runs `code`; where there is a `program`, as the one that waits on standard input. Gives what was printed.
+pub(crate) fn turn(vm: &mut Vm, code: &str, program: Option<&str>) -> Result<String, String> {
     let stdin = program.map(|p| format!("last 0\n{p}").into_bytes());
     vm.host().begin(stdin.unwrap_or_default(), OUTPUT);
     vm.set_fuel(i64::MAX as u64);
     let status = vm.turn(code);
     let host = vm.host();
-    let said = host.err.finish().0;
+    let (printed, said) = (host.out.finish().0, host.err.finish().0);
     let error = host.report.field(b't').map(|t| t.0);
     match status {
-        Ok(0) if error.is_none() && (program.is_none() || host.report.done) => Ok(()),
+        Ok(0) if error.is_none() && (program.is_none() || host.report.done) => Ok(printed),
         Ok(status) => Err(error.unwrap_or_else(|| format!("status {status}: {said}"))),
         Err(e) => Err(format!("{}: {said}", e.message())),
     }

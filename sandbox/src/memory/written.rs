@@ -64,10 +64,10 @@ pub(crate) fn private_pages(base: usize, len: usize, runs: &mut Vec<Range<u32>>)
     if !NO_SCAN.load(Relaxed) {
         match scan(file, base, len, runs) {
             Ok(()) => return true,
-            // A program cannot make this fail halfway, so nothing has been appended.
             Err(_) => NO_SCAN.store(true, Relaxed),
         }
     }
+    // What a scan that failed halfway has appended is found again.
     runs.clear();
     read_entries(file, base, len, runs).is_ok()
 }
