@@ -81,7 +81,8 @@ pub struct Rate {
     pub per_second: f64,
 }
 
-/// The same programs in the sandbox's threads and in a process of native Python each, by turns; both on all workers.
+/// The same programs in the sandbox's threads, in a process of native Python each, and in a fork each of a native Python that
+/// has imported everything and run the warmed programs; by turns, each on all workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Native {
     pub python: PathBuf,
@@ -89,7 +90,8 @@ pub struct Native {
     pub programs: usize,
     pub sandbox_per_second: f64,
     pub python_per_second: f64,
-    /// The one by the other.
+    pub forked_per_second: f64,
+    /// The sandbox by the processes.
     pub ratio: f64,
 }
 

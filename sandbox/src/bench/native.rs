@@ -1,12 +1,14 @@
-//! Processes to compare with: native Python, a new one for each program, as a tool server without a sandbox would start it.
+//! Processes to compare with: native Python, a new one for each program, as a tool server without a sandbox would start it;
+//! and one forked for each program from a Python that has imported and warmed what ours has. No interpreter as slow as
+//! CPython comes past the second.
 
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use crate::bench::{Native, Plan, limits, percentile};
+use crate::bench::{Native, Plan, limits, part, percentile};
 use crate::corpus::{Program, programs};
 use crate::{Image, Job, Sandbox, SandboxError};
 
@@ -31,7 +33,11 @@ pub(super) fn measure(image: &Image, plan: &Plan) -> Result<Result<Native, Strin
     }
     let chosen: Vec<Program> = programs().into_iter().step_by(EVERY).collect();
     let pool = Sandbox::builder().image(image.clone()).limits(limits()).pool(plan.workers)?;
-    let (mut sandbox, mut native) = (0.0, 0.0);
+    let mut forks = match (0..plan.workers.max(1)).map(|_| Forks::start(python)).collect::<io::Result<Vec<_>>>() {
+        Err(e) => return Ok(Err(format!("{}: {e}", python.display()))),
+        Ok(forks) => forks,
+    };
+    let (mut sandbox, mut native, mut forked) = (0.0, 0.0, 0.0);
     // The first turn is not counted: it finds the files of both in memory for the others.
     for turn in 0..=TURNS {
         let started = Instant::now();
@@ -43,11 +49,16 @@ pub(super) fn measure(image: &Image, plan: &Plan) -> Result<Result<Native, Strin
         }
         let ours = started.elapsed().as_secs_f64();
         let started = Instant::now();
-        processes(python, &chosen, plan.workers.max(1));
+        let new = || |program: &Program| process(python, program);
+        each(&chosen, (0..plan.workers.max(1)).map(|_| new()));
         let theirs = started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        each(&chosen, forks.iter_mut().map(|f| |program: &Program| f.run(program)));
+        let warm = started.elapsed().as_secs_f64();
         if turn > 0 {
             sandbox += ours;
             native += theirs;
+            forked += warm;
         }
     }
     let all = (chosen.len() * TURNS) as f64;
@@ -56,23 +67,72 @@ pub(super) fn measure(image: &Image, plan: &Plan) -> Result<Result<Native, Strin
         programs: chosen.len(),
         sandbox_per_second: all / sandbox,
         python_per_second: all / native,
+        forked_per_second: all / forked,
         ratio: native / sandbox,
     }))
 }
 
-/// Runs each program in a process that imports sympy first; `workers` at a time.
-fn processes(python: &Path, programs: &[Program], workers: usize) {
+/// Gives each program to whichever of `workers` is free.
+fn each<W: FnMut(&Program) + Send>(programs: &[Program], workers: impl Iterator<Item = W>) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
+        for mut work in workers {
+            let next = &next;
+            scope.spawn(move || {
                 while let Some(program) = programs.get(next.fetch_add(1, Relaxed)) {
-                    // How it ends is no matter: some programs fail on purpose.
-                    let _ = command(python, &format!("import sympy\n{}", program.source)).status();
+                    work(program);
                 }
             });
         }
     });
+}
+
+/// Runs the program in a process that imports sympy first. How it ends is no matter: some fail on purpose.
+fn process(python: &Path, program: &Program) {
+    let _ = command(python, &format!("import sympy\n{}", program.source)).status();
+}
+
+/// A native Python that has run the warmed part of the corpus and forks itself for each program.
+struct Forks {
+    process: Child,
+    programs: ChildStdin,
+    ends: BufReader<ChildStdout>,
+}
+
+impl Forks {
+    fn start(python: &Path) -> io::Result<Forks> {
+        let mut process = command(python, include_str!("forks.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let programs = process.stdin.take().expect("piped");
+        let ends = BufReader::new(process.stdout.take().expect("piped"));
+        let mut forks = Forks { process, programs, ends };
+        let warmed: Vec<&str> = part(false).iter().map(|p| p.source).collect();
+        forks.exchange(&serde_json::to_string(&warmed)?)?;
+        Ok(forks)
+    }
+
+    /// Writes a line and waits for one.
+    fn exchange(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.programs, "{line}")?;
+        match self.ends.read_line(&mut String::new())? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn run(&mut self, program: &Program) {
+        let line = serde_json::to_string(program.source).expect("text is JSON");
+        self.exchange(&line).expect("a process that only forks lives on");
+    }
+}
+
+impl Drop for Forks {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn command(python: &Path, source: &str) -> Command {
