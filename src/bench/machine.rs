@@ -43,7 +43,7 @@ impl Machine {
             version: env!("CARGO_PKG_VERSION"),
             cpu: field(&["model name", "Model"]),
             cpu_flags: field(&["flags", "Features"]).split_whitespace().map(str::to_owned).collect(),
-            kernels: format!("{:?}", Isa::current()).to_lowercase(),
+            kernels: Isa::current().name().to_owned(),
             threads: rayon::current_num_threads(),
             load_average: load_average(),
         }

@@ -49,17 +49,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The instruction set in use, and those the machine has.
 fn kernels() -> String {
-    let name = |isa: Isa| match isa {
-        Isa::Scalar => "scalar",
-        Isa::Avx2 => "avx2",
-        Isa::Avx512Bf16 => "avx512bf16",
-    };
-    let all = [Isa::Avx512Bf16, Isa::Avx2, Isa::Scalar];
-    let others: Vec<_> =
-        all.into_iter().filter(|&i| i.available() && i != Isa::current()).map(name).collect();
-    match others.as_slice() {
-        [] => name(Isa::current()).to_owned(),
-        others => format!("{} (TOOLSMITH_ISA forces {})", name(Isa::current()), others.join(" or ")),
+    let others = Isa::ALL.into_iter().filter(|&i| i.available() && i != Isa::current());
+    match others.map(Isa::name).collect::<Vec<_>>().as_slice() {
+        [] => Isa::current().name().to_owned(),
+        others => format!("{} (TOOLSMITH_ISA forces {})", Isa::current().name(), others.join(" or ")),
     }
 }
 

@@ -88,7 +88,7 @@ macro_rules! vectorised {
             match super::Isa::current() {
                 // SAFETY: `Isa::current` names only sets this machine has.
                 #[cfg(target_arch = "x86_64")]
-                super::Isa::Avx512Bf16 => unsafe { avx512($($a),*) },
+                super::Isa::Avx512 | super::Isa::Avx512Bf16 => unsafe { avx512($($a),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 super::Isa::Avx2 => unsafe { avx2($($a),*) },

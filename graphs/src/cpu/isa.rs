@@ -13,25 +13,35 @@ pub enum Isa {
     Scalar = 1,
     /// AVX2 with FMA; bf16 products by widening.
     Avx2 = 2,
-    /// AVX-512 F/BW/DQ/VL with BF16 dot products.
-    Avx512Bf16 = 3,
+    /// AVX-512 F/BW/DQ/VL; bf16 products by widening.
+    Avx512 = 3,
+    /// AVX-512 with BF16 dot products.
+    Avx512Bf16 = 4,
 }
 
 /// 0 until the first kernel asks.
 static CURRENT: AtomicU8 = AtomicU8::new(0);
 
 impl Isa {
-    /// The best set of this machine, lowered by `TOOLSMITH_ISA` = `scalar`, `avx2` or `avx512bf16`
-    /// (other values, and sets the machine lacks, are ignored).
+    /// Every set, the best first.
+    pub const ALL: [Isa; 4] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Scalar];
+
+    /// As `TOOLSMITH_ISA` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+        }
+    }
+
+    /// The best set of this machine, lowered by `TOOLSMITH_ISA` = a [`Isa::name`] (other values, and sets the machine lacks,
+    /// are ignored).
     pub fn detect() -> Isa {
-        let best = [Isa::Avx512Bf16, Isa::Avx2].into_iter().find(|isa| isa.available());
-        let best = best.unwrap_or(Isa::Scalar);
-        let asked = match std::env::var("TOOLSMITH_ISA").as_deref() {
-            Ok("scalar") => Isa::Scalar,
-            Ok("avx2") => Isa::Avx2,
-            _ => best,
-        };
-        if asked.available() { asked } else { best }
+        let asked = std::env::var("TOOLSMITH_ISA").ok();
+        let asked = Isa::ALL.into_iter().find(|isa| asked.as_deref() == Some(isa.name()) && isa.available());
+        asked.or_else(|| Isa::ALL.into_iter().find(|isa| isa.available())).unwrap_or(Isa::Scalar)
     }
 
     /// Whether this machine can run the set.
@@ -41,14 +51,15 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => {
+            Isa::Avx512 => {
                 Isa::Avx2.available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Isa::Avx512.available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -70,7 +81,8 @@ impl Isa {
         match CURRENT.load(Ordering::Relaxed) {
             1 => Isa::Scalar,
             2 => Isa::Avx2,
-            3 => Isa::Avx512Bf16,
+            3 => Isa::Avx512,
+            4 => Isa::Avx512Bf16,
             _ => {
                 let isa = Isa::detect();
                 CURRENT.store(isa as u8, Ordering::Relaxed);

@@ -12,7 +12,7 @@ static ISA: Mutex<()> = Mutex::new(());
 /// Runs `test` once for each instruction set this machine has.
 pub fn on_each_isa(mut test: impl FnMut()) {
     let _guard = ISA.lock().unwrap_or_else(|e| e.into_inner());
-    for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512Bf16].into_iter().filter(|isa| isa.available()) {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
         Isa::force(Some(isa));
         test();
     }

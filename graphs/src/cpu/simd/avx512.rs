@@ -1,12 +1,38 @@
-//! [`Simd`] on AVX-512 with BF16 dot products (Zen 4 and later, Cooper Lake and later).
+//! [`Simd`] on AVX-512: with BF16 dot products (Zen 4 and later, Cooper Lake and later), or by widening (Skylake-X, Ice Lake).
 
 use super::Simd;
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-/// One `zmm` register.
+/// One `zmm` register. `BF16`: the processor multiplies and rounds bf16 itself.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Avx512;
+pub(in crate::cpu) struct Avx512<const BF16: bool>;
+
+/// Upper halves of each lane.
+const HIGH: i32 = 0xffff_0000u32 as i32;
+
+/// Rounds to bf16 (nearest even), kept in the upper half of each lane; the lower half is anything.
+#[inline(always)]
+unsafe fn rounded(x: __m512) -> __m512i {
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x0040_0000))
+    }
+}
+
+/// Sixteen bf16, rounded to nearest even.
+#[inline(always)]
+unsafe fn narrow<const BF16: bool>(x: __m512) -> __m256i {
+    unsafe {
+        match BF16 {
+            true => transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)),
+            false => _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(x))),
+        }
+    }
+}
 
 // The steps of `sums`: each adds parts of two vectors side by side, so that every sum is taken in the order of `sum`.
 // Functions, not closures: a closure would be compiled without the features and call each intrinsic.
@@ -41,8 +67,8 @@ fn mask32(n: usize) -> u32 {
     ((1u64 << n) - 1) as u32
 }
 
-// SAFETY: used only after detection of avx512f, bw, dq, vl and bf16; pointers are the caller's.
-unsafe impl Simd for Avx512 {
+// SAFETY: used only after detection of avx512f, bw, dq, vl, and bf16 if `BF16`; pointers are the caller's.
+unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
     const TILE: (usize, usize) = (6, 4);
@@ -190,8 +216,18 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot2(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
-        // SAFETY: same size, any bit pattern is valid.
-        unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
+        unsafe {
+            if BF16 {
+                // SAFETY: same size, any bit pattern is valid.
+                let (a, b) = (transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b));
+                return _mm512_dpbf16_ps(acc, a, b);
+            }
+            let (ah, bh) =
+                (_mm512_and_si512(a, _mm512_set1_epi32(HIGH)), _mm512_and_si512(b, _mm512_set1_epi32(HIGH)));
+            let (al, bl) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+            let acc = _mm512_fmadd_ps(Self::as_f(ah), Self::as_f(bh), acc);
+            _mm512_fmadd_ps(Self::as_f(al), Self::as_f(bl), acc)
+        }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m512 {
@@ -209,22 +245,20 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, x: __m512) {
-        unsafe { _mm256_storeu_si256(p.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))) }
+        unsafe { _mm256_storeu_si256(p.cast(), narrow::<BF16>(x)) }
     }
     #[inline(always)]
     unsafe fn store_bf16_n(p: *mut u16, n: usize, x: __m512) {
-        unsafe {
-            let x = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
-            _mm256_mask_storeu_epi16(p.cast(), mask16(n), x)
-        }
+        unsafe { _mm256_mask_storeu_epi16(p.cast(), mask16(n), narrow::<BF16>(x)) }
     }
     #[inline(always)]
     unsafe fn pair_bf16(a: __m512, b: __m512) -> __m512i {
         unsafe {
-            let lo = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(a));
-            let hi = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(b));
-            let hi = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(hi));
-            _mm512_or_si512(_mm512_cvtepu16_epi32(lo), hi)
+            if !BF16 {
+                return Self::pair_high(Self::as_f(rounded(a)), Self::as_f(rounded(b)));
+            }
+            let hi = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow::<BF16>(b)));
+            _mm512_or_si512(_mm512_cvtepu16_epi32(narrow::<BF16>(a)), hi)
         }
     }
     #[inline(always)]

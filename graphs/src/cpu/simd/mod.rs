@@ -105,7 +105,14 @@ macro_rules! multiversion {
             #[allow(clippy::too_many_arguments)]
             unsafe fn avx512<$($g: $b),*>($($a: $t),*) $(-> $r)? {
                 // SAFETY: as above, with the features enabled.
-                unsafe { body::<$crate::cpu::simd::Avx512 $(, $g)*>($($a),*) }
+                unsafe { body::<$crate::cpu::simd::Avx512<true> $(, $g)*>($($a),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn avx512_widening<$($g: $b),*>($($a: $t),*) $(-> $r)? {
+                // SAFETY: as above, with the features enabled.
+                unsafe { body::<$crate::cpu::simd::Avx512<false> $(, $g)*>($($a),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
@@ -119,6 +126,8 @@ macro_rules! multiversion {
                 match $crate::cpu::Isa::current() {
                     #[cfg(target_arch = "x86_64")]
                     $crate::cpu::Isa::Avx512Bf16 => avx512::<$($g),*>($($a),*),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::cpu::Isa::Avx512 => avx512_widening::<$($g),*>($($a),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::cpu::Isa::Avx2 => avx2::<$($g),*>($($a),*),
                     _ => body::<$crate::cpu::simd::Portable $(, $g)*>($($a),*),
