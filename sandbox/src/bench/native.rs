@@ -33,10 +33,11 @@ pub(super) fn measure(image: &Image, plan: &Plan) -> Result<Result<Native, Strin
     }
     let chosen: Vec<Program> = programs().into_iter().step_by(EVERY).collect();
     let pool = Sandbox::builder().image(image.clone()).limits(limits()).pool(plan.workers)?;
-    let mut forks = match (0..plan.workers.max(1)).map(|_| Forks::start(python)).collect::<io::Result<Vec<_>>>() {
-        Err(e) => return Ok(Err(format!("{}: {e}", python.display()))),
-        Ok(forks) => forks,
-    };
+    let mut forks =
+        match (0..plan.workers.max(1)).map(|_| Forks::start(python)).collect::<io::Result<Vec<_>>>() {
+            Err(e) => return Ok(Err(format!("{}: {e}", python.display()))),
+            Ok(forks) => forks,
+        };
     let (mut sandbox, mut native, mut forked) = (0.0, 0.0, 0.0);
     // The first turn is not counted: it finds the files of both in memory for the others.
     for turn in 0..=TURNS {
@@ -101,10 +102,8 @@ struct Forks {
 
 impl Forks {
     fn start(python: &Path) -> io::Result<Forks> {
-        let mut process = command(python, include_str!("forks.py"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut process =
+            command(python, include_str!("forks.py")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let programs = process.stdin.take().expect("piped");
         let ends = BufReader::new(process.stdout.take().expect("piped"));
         let mut forks = Forks { process, programs, ends };

@@ -101,13 +101,15 @@ fn tables(report: &Report) -> String {
     }
     text += &format!("\n{}\n", table(["memory, and the time to start", ""], &rest));
     text += &match &report.native {
-        Ok(Native { programs, sandbox_per_second, python_per_second, forked_per_second, ratio, .. }) => format!(
-            "{programs} programs of the corpus, {} at a time: {sandbox_per_second:.0} a second in the sandbox,\n\
+        Ok(Native { programs, sandbox_per_second, python_per_second, forked_per_second, ratio, .. }) => {
+            format!(
+                "{programs} programs of the corpus, {} at a time: {sandbox_per_second:.0} a second in the sandbox,\n\
              {python_per_second:.1} a second in a python3 process each that imports sympy: {ratio:.0} times,\n\
              {forked_per_second:.0} a second in a fork each of a python3 that is as warm: {:.2} times.\n",
-            report.workers,
-            sandbox_per_second / forked_per_second,
-        ),
+                report.workers,
+                sandbox_per_second / forked_per_second,
+            )
+        }
         Err(why) => format!("No native Python to compare with; --python names one.\n({why})\n"),
     };
     if let Some((before, after)) = report.load {
