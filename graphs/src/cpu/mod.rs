@@ -18,7 +18,9 @@ mod embedding;
 mod gemm;
 mod isa;
 mod linear;
+mod linear_grad;
 mod norm;
+mod outer;
 mod pack;
 mod par;
 mod peak;
@@ -27,6 +29,7 @@ mod scratch;
 mod simd;
 mod softmax;
 mod token_logprob;
+mod token_logprob_grad;
 
 pub use adamw::{AdamW, adamw_bf16, adamw_f32, join_master, split_master, sum_squares};
 pub use attention::{
@@ -37,18 +40,15 @@ pub use elementwise::{add, add_assign, exp_slice, scale, swiglu, swiglu_backward
 pub use embedding::{embedding, embedding_backward};
 use half::bf16;
 pub use isa::Isa;
-pub use linear::{
-    Dims, bias_grad, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch, linear_scratch,
-};
+pub use linear::{Dims, linear, linear_scratch};
+pub use linear_grad::{bias_grad, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch};
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use peak::{dot_bf16, fma_f32};
 pub use rope::{RopeTable, rope, rope_in_place};
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 pub use softmax::{entropy, logsumexp, token_logprob_of};
-pub use token_logprob::{
-    LmHead, SKIP, TokenLogprobs, TokenLogprobsGrad, token_logprob, token_logprob_backward,
-    token_logprob_backward_scratch, token_logprob_scratch,
-};
+pub use token_logprob::{LmHead, SKIP, TokenLogprobs, token_logprob, token_logprob_scratch};
+pub use token_logprob_grad::{TokenLogprobsGrad, token_logprob_backward, token_logprob_backward_scratch};
 
 /// A weight as stored in a checkpoint, used in place.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! RMSNorm, forward and backward (Zhang & Sennrich, arXiv 1910.07467).
 
 use super::Mat;
-use super::linear::bias_grad;
+use super::linear_grad::bias_grad;
 use super::par::{self, Parts, Shared};
 use super::scratch::{Scratch, bytes_of};
 use super::simd::{Elem, L, Simd, load, multiversion, store};

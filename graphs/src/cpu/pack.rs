@@ -1,5 +1,6 @@
-//! Copies into the layouts products read: rounded rows, and blocked transposes.
+//! Copies into the layouts products read: rounded rows, and panels of units for [`outer`](super::outer).
 
+use super::outer::units;
 use super::par::{self, Parts, Shared};
 use super::simd::{Elem, L, load, multiversion};
 
@@ -34,39 +35,117 @@ pub(super) fn convert<D: Elem>(src: &[f32], dst: &mut [D]) {
 }
 
 multiversion! {
-    /// Rows `r0..r1` (a multiple of 16 from the start, but for the end) of `src[rows, cols]` into the
-    /// columns `r0..r1` of `dst[cols, ld]`.
-    unsafe fn transpose_rows<S, T: Elem, D: Elem>(
-        src: *const T, ld_src: usize, dst: *mut D, ld: usize, r0: usize, r1: usize, cols: usize,
+    /// `rows` rows of `cols` values each, `ld` values apart, rounded to rows of units, `to` units apart. A last unit begun is
+    /// filled with zero, what is beyond it is not written.
+    pub(super) unsafe fn round_to<S, D: Elem>(
+        src: *const f32, ld: usize, rows: usize, cols: usize, dst: *mut u32, to: usize,
     ) {
-        let mut r = r0;
-        while r < r1 {
-            let h = (r1 - r).min(L);
+        let whole = cols.next_multiple_of(D::R);
+        for r in 0..rows {
+            let (src, dst) = (src.add(r * ld), dst.add(r * to).cast::<D>());
             let mut c = 0;
             while c < cols {
-                let w = (cols - c).min(L);
-                let mut block = [S::splat_i(0); 16];
+                D::narrow::<S>(dst.add(c), (whole - c).min(L), load::<S>(src.add(c), (cols - c).min(L)));
+                c += L;
+            }
+        }
+    }
+}
+
+/// `dst = src[rows, cols]` as rows of units, `to` apart, rounded to `D`.
+pub(super) fn round_rows<D: Elem>(src: &[f32], rows: usize, cols: usize, dst: &mut [u32], to: usize) {
+    assert!(src.len() >= rows * cols && dst.len() >= rows * to && to >= units::<D>(cols));
+    let (src, dst) = (Shared(src.as_ptr()), Parts::new(dst));
+    par::ranges(rows * cols / 12, rows, 8, |r| {
+        // SAFETY: sizes checked above; tasks write different rows.
+        unsafe {
+            let (src, dst) = (src.get().add(r.start * cols), dst.as_ptr().add(r.start * to));
+            round_to::<D>(src, cols, r.len(), cols, dst, to)
+        }
+    });
+}
+
+/// Width of the panel that column `c` of `n` falls in, where all but the last are `width` wide.
+#[inline(always)]
+fn panel_width(n: usize, width: usize, c: usize) -> usize {
+    (n - c / width * width).min(width).next_multiple_of(L)
+}
+
+multiversion! {
+    /// The rows `r0..r1` (`r0` begins a unit) of [`pack_columns`], into panels `depth` units deep.
+    pub(super) unsafe fn pack_columns_to<S, T: Elem, D: Elem>(
+        src: *const T, r0: usize, r1: usize, cols: usize, width: usize, dst: *mut u32, depth: usize,
+    ) {
+        let mut c = 0;
+        while c < cols {
+            let (w, own) = ((cols - c).min(L), panel_width(cols, width, c));
+            let mut to = dst.add(c / width * width * depth + r0 / D::R * own + c % width);
+            let mut r = r0;
+            while r < r1 {
+                let from = src.add(r * cols + c);
+                let first = T::widen::<S>(from, w);
+                let second = if D::R == 2 && r + 1 < r1 { T::widen::<S>(from.add(cols), w) } else { S::splat(0.0) };
+                S::store_i(to, D::unit::<S>(first, second));
+                (to, r) = (to.add(own), r + D::R);
+            }
+            c += L;
+        }
+    }
+}
+
+/// The units of each column of `src[rows, cols]`, rounded to `D`, in panels of `width` columns (a multiple of 16):
+/// `dst[panel][unit][column]`, the last panel as wide as it needs in whole vectors. What is missing is zero.
+pub(super) fn pack_columns<T: Elem, D: Elem>(
+    src: &[T],
+    rows: usize,
+    cols: usize,
+    width: usize,
+    dst: &mut [u32],
+) {
+    let depth = units::<D>(rows);
+    assert!(src.len() >= rows * cols && dst.len() >= super::outer::panels(cols, depth));
+    let (src, dst) = (Shared(src.as_ptr()), Parts::new(dst));
+    par::ranges(rows * cols / 12, depth, 8, |p| {
+        let (r0, r1) = (p.start * D::R, (p.end * D::R).min(rows));
+        // SAFETY: sizes checked above; tasks write different units.
+        unsafe { pack_columns_to::<T, D>(src.get(), r0, r1, cols, width, dst.as_ptr(), depth) }
+    });
+}
+
+multiversion! {
+    /// Columns `r0..r1`, rows of `src`, of [`pack_rows`].
+    unsafe fn pack_rows_range<S, T: Elem>(
+        src: *const T, rows: usize, cols: usize, width: usize, dst: *mut u32, r0: usize, r1: usize,
+    ) {
+        let depth = units::<T>(cols);
+        let mut r = r0;
+        while r < r1 {
+            let (h, own) = ((r1 - r).min(L), panel_width(rows, width, r));
+            let to = dst.add(r / width * width * depth + r % width);
+            let mut p = 0;
+            while p < depth {
+                let n = (cols - p * T::R).min(L * T::R);
+                let mut block = [S::splat_i(0); L];
                 for (i, row) in block.iter_mut().enumerate().take(h) {
-                    *row = S::as_i(T::widen::<S>(src.add((r + i) * ld_src + c), w));
+                    *row = T::load_tail::<S>(src.add((r + i) * cols + p * T::R), n);
                 }
                 let block = S::transpose(block);
-                for (i, &column) in block.iter().enumerate().take(w) {
-                    D::narrow::<S>(dst.add((c + i) * ld + r), h, S::as_f(column));
+                for (i, &unit) in block.iter().enumerate().take((depth - p).min(L)) {
+                    S::store_i(to.add((p + i) * own), unit);
                 }
-                c += L;
+                p += L;
             }
             r += L;
         }
     }
 }
 
-/// `dst[cols, ld] = src[rows, cols]ᵀ`, rounded to the element; columns of `dst` beyond `rows` are not written.
-pub(super) fn transpose<T: Elem, D: Elem>(src: &[T], rows: usize, cols: usize, dst: &mut [D], ld: usize) {
-    assert!(src.len() >= rows * cols && dst.len() >= cols * ld && ld >= rows);
-    let dst = Parts::new(dst);
-    let src = Shared(src.as_ptr());
-    par::ranges(rows * cols / 4, rows, 4 * L, |r| {
+/// As [`pack_columns`] for the columns of `srcᵀ`: the units of each row of `src[rows, cols]`, in panels of `width` rows.
+pub(super) fn pack_rows<T: Elem>(src: &[T], rows: usize, cols: usize, width: usize, dst: &mut [u32]) {
+    assert!(src.len() >= rows * cols && dst.len() >= super::outer::panels(rows, units::<T>(cols)));
+    let (src, dst) = (Shared(src.as_ptr()), Parts::new(dst));
+    par::ranges(rows * cols / 4, rows, L, |r| {
         // SAFETY: sizes checked above; tasks write different columns.
-        unsafe { transpose_rows::<T, D>(src.get(), cols, dst.as_ptr(), ld, r.start, r.end, cols) }
+        unsafe { pack_rows_range::<T>(src.get(), rows, cols, width, dst.as_ptr(), r.start, r.end) }
     });
 }

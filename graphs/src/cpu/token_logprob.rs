@@ -1,22 +1,17 @@
 //! Language-model head, log-softmax and gather in one: log-probabilities of given tokens without `[tokens, vocab]` logits.
 //!
-//! Logits exist for a few hundred rows and one block of the vocabulary at a time, forward and backward; the backward pass computes them
-//! again. A logit is summed as in [`linear`], and the softmax in the blocks of [`logsumexp`](super::logsumexp), so the results
-//! equal those of whole rows of logits, bit for bit.
+//! Logits exist for a few hundred rows and one block of the vocabulary at a time. A logit is summed as in [`linear`], and the
+//! softmax in the blocks of [`logsumexp`](super::logsumexp), so the results equal those of whole rows of logits, bit for bit.
 
 use super::Mat;
-use super::linear::{
-    Dims, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch, linear_scratch,
-};
+use super::linear::{Dims, linear, linear_scratch};
 use super::par::{self, Parts};
 use super::scratch::{Scratch, bytes_of};
-use super::softmax::{BLOCK, Denominator, RowGradient, logit_gradients};
+use super::softmax::{BLOCK, Denominator};
 use std::ops::Range;
 
-/// Tokens taken together: forward, so that a block of logits stays in the second-level cache; backward, so that the
-/// transposes of the head are shared by more.
+/// Tokens taken together, so that a block of logits stays in the second-level cache.
 const ROWS: usize = 256;
-const BACKWARD_ROWS: usize = 512;
 /// A target that asks for nothing: the row costs no work.
 pub const SKIP: u32 = u32::MAX;
 
@@ -40,18 +35,6 @@ pub struct TokenLogprobs<'a> {
     pub lse: Option<&'a mut [f32]>,
 }
 
-/// Gradients coming in, and what the forward pass saved.
-#[derive(Clone, Copy)]
-pub struct TokenLogprobsGrad<'a> {
-    /// `[t]`
-    pub dlogprobs: &'a [f32],
-    /// `[t]`: gradient of the entropy, if it is wanted.
-    pub dentropy: Option<&'a [f32]>,
-    /// `[t]`: lse and entropy as the forward pass gave them; computed again if absent (or entropy is needed and absent).
-    pub lse: Option<&'a [f32]>,
-    pub entropy: Option<&'a [f32]>,
-}
-
 impl<'a> LmHead<'a> {
     fn block(&self, vocab: &Range<usize>) -> Mat<'a> {
         let r = vocab.start * self.h..vocab.end * self.h;
@@ -70,11 +53,7 @@ impl<'a> LmHead<'a> {
         Dims { t: rows, n: BLOCK.min(self.vocab), k: self.h }
     }
 
-    fn bf16(&self) -> bool {
-        matches!(self.w, Mat::Bf16(_))
-    }
-
-    fn check(&self, x: &[f32], targets: &[u32]) {
+    pub(super) fn check(&self, x: &[f32], targets: &[u32]) {
         assert!(
             self.w.len() == self.vocab * self.h && x.len() == targets.len() * self.h,
             "token_logprob: shapes do not match"
@@ -85,22 +64,22 @@ impl<'a> LmHead<'a> {
 }
 
 /// Rows that have a target, gathered.
-struct Active<'a> {
-    rows: &'a mut [u32],
-    x: &'a mut [f32],
+pub(super) struct Active<'a> {
+    pub rows: &'a mut [u32],
+    pub x: &'a mut [f32],
 }
 
 impl<'a> Active<'a> {
-    fn bytes(rows: usize, h: usize) -> usize {
+    pub fn bytes(rows: usize, h: usize) -> usize {
         bytes_of::<u32>(rows) + bytes_of::<f32>(rows * h)
     }
 
-    fn new(scratch: &mut Scratch<'a>, h: usize, rows: usize) -> Self {
+    pub fn new(scratch: &mut Scratch<'a>, h: usize, rows: usize) -> Self {
         Active { rows: scratch.take(rows), x: scratch.take(rows * h) }
     }
 
     /// The next rows with a target from `from` on: how many, and where to go on.
-    fn gather(&mut self, x: &[f32], targets: &[u32], h: usize, from: usize) -> (usize, usize) {
+    pub fn gather(&mut self, x: &[f32], targets: &[u32], h: usize, from: usize) -> (usize, usize) {
         let (mut n, mut t) = (0, from);
         while t < targets.len() && n < self.rows.len() {
             if targets[t] != SKIP {
@@ -183,104 +162,6 @@ pub fn token_logprob(
             if let Some(l) = out.lse.as_deref_mut() {
                 l[row] = lse;
             }
-        }
-    }
-}
-
-/// Bytes of scratch for [`token_logprob_backward`] on `t` tokens.
-pub fn token_logprob_backward_scratch(t: usize, vocab: usize, h: usize, bf16_weights: bool) -> usize {
-    let rows = t.min(BACKWARD_ROWS);
-    let d = Dims { t: rows, n: BLOCK.min(vocab), k: h };
-    let products = linear_scratch(d, bf16_weights)
-        .max(linear_dx_scratch(d, bf16_weights))
-        .max(linear_dw_scratch(d, bf16_weights));
-    let block = Active::bytes(rows, h) + bytes_of::<f32>(rows * d.n) + bytes_of::<f32>(rows * h) + products;
-    3 * bytes_of::<f32>(t) + block.max(token_logprob_scratch(t, vocab, h, bf16_weights))
-}
-
-/// Gradients of [`token_logprob`]: `dx[t, h]` (replaced, 0 for skipped rows) and, if wanted, `dhead[vocab, h]` (+=).
-pub fn token_logprob_backward(
-    x: &[f32],
-    head: &LmHead,
-    targets: &[u32],
-    grad: &TokenLogprobsGrad,
-    dx: &mut [f32],
-    mut dhead: Option<&mut [f32]>,
-    scratch: &mut Scratch,
-) {
-    head.check(x, targets);
-    let (t, h) = (targets.len(), head.h);
-    assert!(dx.len() == x.len() && grad.dlogprobs.len() == t, "token_logprob_backward: shapes do not match");
-    assert!(
-        dhead.as_ref().is_none_or(|d| d.len() == head.w.len()),
-        "token_logprob_backward: dhead is not [vocab, h]"
-    );
-    let mut scratch = scratch.reborrow();
-    let known = grad.lse.is_some() && (grad.dentropy.is_none() || grad.entropy.is_some());
-    let (lse, entropy) = (scratch.take::<f32>(t), scratch.take::<f32>(t));
-    if known {
-        lse.copy_from_slice(grad.lse.expect("lse is known"));
-        match grad.entropy {
-            Some(e) => entropy.copy_from_slice(e),
-            None => entropy.fill(0.0),
-        }
-    } else {
-        let logprobs = scratch.take::<f32>(t);
-        let entropy = grad.dentropy.is_some().then_some(&mut *entropy);
-        token_logprob(x, head, targets, TokenLogprobs { logprobs, entropy, lse: Some(lse) }, &mut scratch);
-    }
-    dx.fill(0.0);
-    let rows = t.min(BACKWARD_ROWS);
-    let mut active = Active::new(&mut scratch, h, rows);
-    let logits = scratch.take::<f32>(rows * head.dims(rows).n);
-    let dx_rows = scratch.take::<f32>(rows * h);
-    let mut from = 0;
-    while from < t {
-        let (n, next) = active.gather(x, targets, h, from);
-        from = next;
-        let x = &active.x[..n * h];
-        let dx_rows = &mut dx_rows[..n * h];
-        for vocab in head.blocks() {
-            let width = vocab.len();
-            let d = Dims { t: n, n: width, k: h };
-            let w = head.block(&vocab);
-            let logits = &mut logits[..n * width];
-            linear(x, w, None, logits, d, &mut scratch);
-            let parts = Parts::new(&mut *logits);
-            par::ranges(n * width / 2, n, 1, |r| {
-                for i in r {
-                    let row = active.rows[i] as usize;
-                    let g = RowGradient {
-                        lse: lse[row],
-                        inv_temperature: head.inv_temperature,
-                        dlogprob: grad.dlogprobs[row],
-                        dentropy: grad.dentropy.map_or(0.0, |d| d[row]),
-                        entropy: entropy[row],
-                    };
-                    // SAFETY: tasks take different rows.
-                    let logits = unsafe { parts.get(i * width..(i + 1) * width) };
-                    // SAFETY: the slice's own length.
-                    unsafe { logit_gradients(logits.as_mut_ptr(), width, &g) };
-                    let target = targets[row] as usize;
-                    if vocab.contains(&target) {
-                        logits[target - vocab.start] += g.dlogprob * g.inv_temperature;
-                    }
-                }
-            });
-            linear_dx(logits, w, dx_rows, vocab.start > 0, d, &mut scratch);
-            if let Some(dhead) = dhead.as_deref_mut() {
-                linear_dw(
-                    x,
-                    logits,
-                    &mut dhead[vocab.start * h..vocab.end * h],
-                    head.bf16(),
-                    d,
-                    &mut scratch,
-                );
-            }
-        }
-        for (i, &row) in active.rows[..n].iter().enumerate() {
-            dx[row as usize * h..(row as usize + 1) * h].copy_from_slice(&dx_rows[i * h..(i + 1) * h]);
         }
     }
 }

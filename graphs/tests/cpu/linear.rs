@@ -91,3 +91,28 @@ fn a_row_is_the_same_bits_in_any_batch_and_pool() {
         }
     });
 }
+
+#[test]
+fn gradients_are_the_same_bits_on_any_threads() {
+    on_each_isa(|| {
+        let mut rng = Rng(3);
+        for (t, n, k) in [(97, 200, 176), (700, 45, 130)] {
+            for bf in [false, true] {
+                let d = Dims { t, n, k };
+                let (x, dy, w) = (rng.vec(t * k), rng.vec(t * n), Weight::random(&mut rng, n * k, bf));
+                let run = |threads: usize| {
+                    let (mut dx, mut dw) = (vec![0.0; t * k], vec![0.0; n * k]);
+                    let mut buf = scratch(linear_dx_scratch(d, bf).max(linear_dw_scratch(d, bf)));
+                    in_pool(threads, || {
+                        linear_dx(&dy, w.mat(), &mut dx, false, d, &mut buf.get());
+                        linear_dw(&x, &dy, &mut dw, bf, d, &mut buf.get());
+                    });
+                    (dx, dw)
+                };
+                let (one, three) = (run(1), run(3));
+                same_bits(&one.0, &three.0, "dx");
+                same_bits(&one.1, &three.1, "dw");
+            }
+        }
+    });
+}

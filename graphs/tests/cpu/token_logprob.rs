@@ -76,7 +76,7 @@ fn forward_matches_f64_and_whole_rows_bit_for_bit() {
 fn backward_matches_finite_differences() {
     on_each_isa(|| {
         let mut rng = Rng(21);
-        for (t, vocab, h) in [(1, 3, 5), (9, 1100, 33), (530, 20, 8)] {
+        for (t, vocab, h) in [(1, 3, 5), (9, 1100, 33), (530, 20, 8), (190, 1001, 9)] {
             for (bf, with_entropy) in [(false, true), (false, false), (true, true)] {
                 let case = Case::new(&mut rng, t, vocab, h, bf);
                 let [_, entropy, lse] = case.run();
@@ -135,6 +135,41 @@ fn backward_matches_finite_differences() {
                 let want: Vec<f64> = some.iter().map(|&i| difference(i, false)).collect();
                 close(&some.iter().map(|&i| dhead[i]).collect::<Vec<_>>(), &want, tol, "dhead");
             }
+        }
+    });
+}
+
+/// Rows, vocabulary and threads are cut into pieces; what a piece is part of never shows.
+#[test]
+fn gradients_are_the_same_bits_on_any_threads() {
+    on_each_isa(|| {
+        let mut rng = Rng(22);
+        for bf in [false, true] {
+            let (t, vocab, h) = (301, 1100, 33);
+            let case = Case::new(&mut rng, t, vocab, h, bf);
+            let dlogprobs = rng.vec(t);
+            let run = |threads: usize| {
+                let (mut dx, mut dhead) = (vec![f32::NAN; t * h], vec![0.0; vocab * h]);
+                in_pool(threads, || {
+                    let mut buf = scratch(token_logprob_backward_scratch(t, vocab, h, bf));
+                    let grad =
+                        TokenLogprobsGrad { dlogprobs: &dlogprobs, dentropy: None, lse: None, entropy: None };
+                    let (head, dhead) = (case.head(), Some(&mut dhead[..]));
+                    token_logprob_backward(
+                        &case.x,
+                        &head,
+                        &case.targets,
+                        &grad,
+                        &mut dx,
+                        dhead,
+                        &mut buf.get(),
+                    );
+                });
+                (dx, dhead)
+            };
+            let (one, three) = (run(1), run(3));
+            same_bits(&one.0, &three.0, "dx");
+            same_bits(&one.1, &three.1, "dhead");
         }
     });
 }

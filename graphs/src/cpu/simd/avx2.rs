@@ -82,6 +82,7 @@ unsafe impl Simd for Avx2 {
     type F = F;
     type I = I;
     const TILE: (usize, usize) = (3, 2);
+    const OUTER: (usize, usize) = (4, 1);
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {

@@ -57,6 +57,15 @@ unsafe fn column(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
     unsafe { quarter(half(a, b), half(c, d)) }
 }
 
+/// `i` in both halves of lane `i`.
+#[inline(always)]
+unsafe fn lanes_twice() -> __m512i {
+    unsafe {
+        let lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        _mm512_or_si512(lane, _mm512_slli_epi32::<16>(lane))
+    }
+}
+
 #[inline(always)]
 fn mask16(n: usize) -> u16 {
     ((1u32 << n) - 1) as u16
@@ -72,6 +81,7 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
     const TILE: (usize, usize) = (6, 4);
+    const OUTER: (usize, usize) = (8, 3);
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -257,8 +267,10 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
             if !BF16 {
                 return Self::pair_high(Self::as_f(rounded(a)), Self::as_f(rounded(b)));
             }
-            let hi = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow::<BF16>(b)));
-            _mm512_or_si512(_mm512_cvtepu16_epi32(narrow::<BF16>(a)), hi)
+            // Lane i of the interleaving: element i of the low half, then of the high half.
+            let places = _mm512_add_epi32(_mm512_set1_epi32(0x0010_0000), lanes_twice());
+            let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+            _mm512_permutexvar_epi16(places, both)
         }
     }
     #[inline(always)]

@@ -32,6 +32,8 @@ pub(super) unsafe trait Simd: Copy {
     type I: Copy;
     /// Rows of either operand in a product's tile, such that its accumulators stay in registers.
     const TILE: (usize, usize);
+    /// Rows and vectors of columns in a tile of outer products: 8 or 4, and at most 3.
+    const OUTER: (usize, usize);
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -150,6 +152,8 @@ pub(super) trait Elem: Copy + Default + Send + Sync + 'static {
     unsafe fn widen<S: Simd>(p: *const Self, n: usize) -> S::F;
     /// Stores the first `n <= 16` lanes, rounded to the element.
     unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F);
+    /// Units of the elements of `a` and, where a unit holds two, those of `b` after them.
+    unsafe fn unit<S: Simd>(a: S::F, b: S::F) -> S::I;
 }
 
 impl Elem for f32 {
@@ -170,6 +174,10 @@ impl Elem for f32 {
     unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F) {
         unsafe { if n == L { S::store(p, x) } else { S::store_n(p, n, x) } }
     }
+    #[inline(always)]
+    unsafe fn unit<S: Simd>(a: S::F, _: S::F) -> S::I {
+        unsafe { S::as_i(a) }
+    }
 }
 
 impl Elem for half::bf16 {
@@ -189,6 +197,10 @@ impl Elem for half::bf16 {
     #[inline(always)]
     unsafe fn narrow<S: Simd>(p: *mut Self, n: usize, x: S::F) {
         unsafe { if n == L { S::store_bf16(p.cast(), x) } else { S::store_bf16_n(p.cast(), n, x) } }
+    }
+    #[inline(always)]
+    unsafe fn unit<S: Simd>(a: S::F, b: S::F) -> S::I {
+        unsafe { S::pair_bf16(a, b) }
     }
 }
 

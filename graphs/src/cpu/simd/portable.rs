@@ -32,6 +32,7 @@ unsafe impl Simd for Portable {
     type F = F;
     type I = I;
     const TILE: (usize, usize) = (6, 4);
+    const OUTER: (usize, usize) = (4, 1);
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {
