@@ -174,6 +174,7 @@ fn executing_a_plan_again_allocates_nothing() {
         params.iter().map(|p| p.iter().map(|&x| bf16::from_f32(x)).collect()).collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
+        counting::wake();
         for bf16 in [false, true] {
             let params: &dyn Params = if bf16 { &rounded } else { &params };
             for on in [false, true] {

@@ -33,6 +33,7 @@ fn an_engines_second_batch_allocates_nothing() {
     let weights = state.weights();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
+        counting::wake();
         let options = EngineOptions { slots: 4, max_context: 64, max_batch_tokens: 40, precision };
         let mut engine = Engine::new(&config, options).unwrap();
         let mut bound = engine.bind(&weights);

@@ -3,7 +3,8 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 struct Counting;
@@ -26,3 +27,12 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// From inside a pool of two threads: returns once both have worked. A thread's first steal allocates in crossbeam.
+pub fn wake() {
+    let (here, stolen) = (rayon::current_thread_index(), AtomicBool::new(false));
+    let steal = || stolen.fetch_or(rayon::current_thread_index() != here, Ordering::Relaxed);
+    while !stolen.load(Ordering::Relaxed) {
+        rayon::join(|| std::thread::sleep(Duration::from_millis(1)), steal);
+    }
+}
