@@ -1,13 +1,15 @@
 //! Speed of whole plans, a decoder built of composites with random weights:
 //! `cargo bench -p toolsmith-graphs --bench plans [-- small|135m]`.
-//! Compilation, decode steps, prefill, and a training pass with and without checkpointing; medians of several runs.
+//! Compilation, decode steps, prefill, and a training pass with and without checkpointing. Plans with fusion and without take
+//! turns; each figure is the median of several runs and, in brackets, the least time of processors: where other programs run,
+//! compare that, with `RAYON_NUM_THREADS=1`, or threads wait for each other.
 
 use std::time::Instant;
 
 use half::bf16;
 use toolsmith_graphs::{
-    AttentionShape, Bindings, DiffOptions, Dim, Graph, KvCache, Options, Plan, RopeAngles, Segment, Tensor,
-    loss,
+    AttentionShape, Bindings, DiffOptions, Dim, Error, Graph, KvCache, Options, Plan, RopeAngles, Segment,
+    Tensor, loss,
 };
 
 const T: Dim = Dim::Tokens;
@@ -76,36 +78,59 @@ impl Model {
         x
     }
 
-    fn infer(&mut self) -> Plan {
+    /// Compiled with fusion and without.
+    fn infer(&mut self) -> [Plan; 2] {
         let g = Graph::new();
         let x = self.layers(&g, true).gather_rows(&g.u32_input("rows", &[Dim::Rows]));
         let x = x.rms_norm(&self.param(&g, 1, &[self.size.hidden]), 1e-5);
         let logits = x.linear(&self.param(&g, 0, &[self.size.vocab, self.size.hidden]), None);
-        Plan::compile(&g, &[&logits], Options { tokens: 512, rows: 32, bf16: true }).unwrap()
+        let options = Options { tokens: 512, rows: 32, bf16: true };
+        COMPILE.map(|compile| compile(&g, &[&logits], options).unwrap())
     }
 
-    fn train(&mut self, checkpoint: bool, tokens: usize) -> Plan {
+    fn train(&mut self, checkpoint: bool, tokens: usize) -> [Plan; 2] {
         let g = Graph::new();
         let x = self.layers(&g, false).rms_norm(&self.param(&g, 1, &[self.size.hidden]), 1e-5);
         let head = self.param(&g, 0, &[self.size.vocab, self.size.hidden]);
         let l = x.token_logprob(&head, &g.u32_input("targets", &[T]), &g.constant(1.0));
         let loss = loss::cross_entropy(&l, &g.f32_input("weights", &[T]));
         g.differentiate(&loss, &[], DiffOptions { checkpoint });
-        Plan::compile(&g, &[&loss], Options { tokens, rows: 0, bf16: true }).unwrap()
+        COMPILE.map(|compile| compile(&g, &[&loss], Options { tokens, rows: 0, bf16: true }).unwrap())
     }
 }
 
-fn median(runs: usize, mut f: impl FnMut()) -> f64 {
-    f();
-    let mut times: Vec<f64> = (0..runs)
-        .map(|_| {
-            let start = Instant::now();
-            f();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[runs / 2]
+type Compile = fn(&Graph, &[&Tensor], Options) -> Result<Plan, Error>;
+const COMPILE: [Compile; 2] = [Plan::compile, Plan::compile_unfused];
+
+/// Seconds that processors have worked for this program.
+fn processor_time() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
+/// Runs both plans in turns and prints what `t` tokens took.
+fn compare(name: &str, t: usize, runs: usize, plans: &mut [Plan; 2], mut f: impl FnMut(&mut Plan)) {
+    let mut times = [vec![], vec![]];
+    for run in 0..=runs {
+        for (plan, times) in plans.iter_mut().zip(&mut times) {
+            let (start, worked) = (Instant::now(), processor_time());
+            f(plan);
+            if run > 0 {
+                times.push((start.elapsed().as_secs_f64(), processor_time() - worked));
+            }
+        }
+    }
+    let show = |times: &mut Vec<(f64, f64)>| {
+        times.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (median, best) = (times[runs / 2].0, times.iter().map(|t| t.1).fold(f64::MAX, f64::min));
+        (
+            median,
+            best,
+            format!("{:8.3} ms [{:8.3}] {:6.0} tok/s", median * 1e3, best * 1e3, t as f64 / median),
+        )
+    };
+    let [(m, b, fused), (m1, b1, single)] = times.each_mut().map(show);
+    println!("{name:28} {fused}; without fusion {single}; ratio {:.3} [{:.3}]", m1 / m, b1 / b);
 }
 
 /// `sequences` of `len` tokens each, `past` tokens in the cache.
@@ -122,14 +147,8 @@ fn segments(sequences: usize, len: usize, past: usize, stride: usize) -> Vec<Seg
 fn bench(size: Size) {
     let mut model = Model { size, sizes: vec![] };
     let start = Instant::now();
-    let mut plan = model.infer();
-    println!(
-        "{}: compile inference {:.1} ms, {} steps, {:?} bytes of arena and scratch",
-        size.name,
-        start.elapsed().as_secs_f64() * 1e3,
-        plan.steps().len(),
-        plan.memory()
-    );
+    let mut plans = model.infer();
+    describe(size.name, "inference", start, &plans);
     let mut s = 1u32;
     let mut next = || {
         s ^= s << 13;
@@ -150,33 +169,28 @@ fn bench(size: Size) {
         let positions: Vec<u32> = (0..sequences).flat_map(|_| (past..past + len).map(|p| p as u32)).collect();
         let rows: Vec<u32> = (0..sequences).map(|i| ((i + 1) * len - 1) as u32).collect();
         let segments = segments(sequences, len, past, 640);
-        let inputs = ["ids", "positions", "rows"].map(|n| plan.u32_input(n).unwrap());
-        let seconds = median(9, || {
+        let inputs = ["ids", "positions", "rows"].map(|n| plans[0].u32_input(n).unwrap());
+        let runs = if t > 100 { 15 } else { 60 };
+        compare(&format!("{} {name}", size.name), t, runs, &mut plans, |plan| {
             let mut b = Bindings::new(t, rows.len()).params(&params).kv(&mut kv).segments(&segments);
             b = b.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &rows);
             rayon::scope(|_| plan.run(&mut b)).unwrap();
         });
-        println!("{}: {name}: {:.3} ms, {:.0} tok/s", size.name, seconds * 1e3, t as f64 / seconds);
     }
-    drop(plan);
+    drop(plans);
     for checkpoint in [false, true] {
         let t = 512;
         let start = Instant::now();
-        let mut plan = model.train(checkpoint, t);
-        println!(
-            "{}: compile training (checkpoint {checkpoint}) {:.1} ms, {} steps, {:?} bytes",
-            size.name,
-            start.elapsed().as_secs_f64() * 1e3,
-            plan.steps().len(),
-            plan.memory()
-        );
+        let mut plans = model.train(checkpoint, t);
+        describe(size.name, "training", start, &plans);
         let mut grads: Vec<Vec<f32>> = model.sizes.iter().map(|&n| vec![0.0; n]).collect();
         let ids: Vec<u32> = (0..t as u32).map(|i| i % size.vocab as u32).collect();
         let positions: Vec<u32> = (0..4).flat_map(|_| 0..t as u32 / 4).collect();
         let (weights, segments) = (vec![1.0 / t as f32; t], segments(4, t / 4, 0, t / 4));
-        let inputs = ["ids", "positions", "targets"].map(|n| plan.u32_input(n).unwrap());
-        let input = plan.f32_input("weights").unwrap();
-        let seconds = median(3, || {
+        let inputs = ["ids", "positions", "targets"].map(|n| plans[0].u32_input(n).unwrap());
+        let input = plans[0].f32_input("weights").unwrap();
+        let name = format!("{} train, checkpoint {checkpoint}", size.name);
+        compare(&name, t, 5, &mut plans, |plan| {
             let mut b = Bindings::new(t, 0)
                 .params(&params)
                 .grads(&mut grads)
@@ -185,12 +199,15 @@ fn bench(size: Size) {
             b = b.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &ids);
             rayon::scope(|_| plan.run(&mut b)).unwrap();
         });
-        println!(
-            "{}: train {t} tokens (checkpoint {checkpoint}): {:.1} ms, {:.0} tok/s",
-            size.name,
-            seconds * 1e3,
-            t as f64 / seconds
-        );
+    }
+}
+
+fn describe(size: &str, what: &str, start: Instant, plans: &[Plan; 2]) {
+    let took = start.elapsed().as_secs_f64() * 1e3 / 2.0;
+    println!("{size}: compile {what} {took:.1} ms");
+    for (plan, how) in plans.iter().zip(["fused", "without fusion"]) {
+        let (arena, scratch) = plan.memory();
+        println!("{size}: {how}: {} steps, {arena} bytes of arena, {scratch} of scratch", plan.steps().len());
     }
 }
 

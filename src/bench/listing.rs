@@ -9,7 +9,8 @@ use toolsmith_graphs::{Plan, ops::Work, plan::StepInfo};
 pub struct Row {
     /// The kernel.
     pub kernel: String,
-    /// The parameter, without its layer and without `.weight`; empty where there is none.
+    /// The parameter, without its layer and without `.weight`, or those of a fused step: `self_attn.q_proj k_proj v_proj`.
+    /// Empty where there is none.
     pub param: String,
     /// First input and first output: `512×576→1536` for `[512, 576]` and `[512, 1536]`.
     pub shape: String,
@@ -49,7 +50,7 @@ pub fn rows(plan: &Plan) -> Vec<Row> {
         let cost = step.cost;
         Row {
             kernel: step.name.to_lowercase(),
-            param: step.param.map(short).unwrap_or_default(),
+            param: joined(step.params),
             shape: shape(dims(step.inputs), dims(step.outputs)),
             bf16: cost.is_some_and(|c| c.bf16),
             work: cost.map(|c| c.work).unwrap_or_default(),
@@ -57,6 +58,16 @@ pub fn rows(plan: &Plan) -> Vec<Row> {
         }
     };
     plan.steps().map(row).collect()
+}
+
+/// The first parameter and the last components of the others.
+fn joined(params: &[String]) -> String {
+    let names = params.iter().map(|p| short(p)).enumerate();
+    let part = |(i, name): (usize, String)| match name.rsplit('.').next() {
+        Some(last) if i > 0 => last.to_owned(),
+        _ => name,
+    };
+    names.map(part).collect::<Vec<_>>().join(" ")
 }
 
 /// `model.layers.3.mlp.up_proj.weight` as `mlp.up_proj`.
@@ -160,6 +171,9 @@ mod tests {
         assert_eq!(short("model.layers.12.self_attn.q_proj.weight"), "self_attn.q_proj");
         assert_eq!(short("model.embed_tokens.weight"), "embed_tokens");
         assert_eq!(short("lm_head.weight"), "lm_head");
+        let layers = ["q", "k"].map(|p| format!("model.layers.12.self_attn.{p}_proj.weight"));
+        assert_eq!(joined(&layers), "self_attn.q_proj k_proj");
+        assert_eq!(joined(&[]), "");
         assert_eq!(shape(Some(vec![512, 576]), Some(vec![512, 1536])), "512×576→1536");
         assert_eq!(shape(Some(vec![512]), Some(vec![512, 576])), "512→512×576");
         assert_eq!(shape(Some(vec![4, 4]), Some(vec![4, 4])), "4×4");

@@ -136,20 +136,20 @@ fn text(title: &str, steps: usize, groups: &[Group], total: Duration) -> String 
     for group in groups {
         let repeated = group.repeat > 1;
         if repeated {
-            names.push((format!("{} ×", group.repeat), ""));
+            names.push((format!("{} ×", group.repeat), String::new()));
             lines.push(numbers("", "", group.work(), group.time(), total));
         }
         for row in &group.rows {
             let indent = if repeated { "  " } else { "" };
             let param = row.param.rsplit('.').next().unwrap_or_default();
-            names.push((format!("{indent}{}", row.kernel), param.strip_suffix("_proj").unwrap_or(param)));
+            names.push((format!("{indent}{}", row.kernel), param.replace("_proj", "")));
             let dtype = if row.bf16 { "bf16" } else { "f32" };
             lines.push(numbers(&row.shape, dtype, row.work, row.time, total));
         }
     }
     let time: Duration = groups.iter().map(Group::time).sum();
     let work: Work = groups.iter().map(Group::work).sum();
-    names.push(("total".into(), ""));
+    names.push(("total".into(), String::new()));
     lines.push(numbers("", "", work, time, total));
 
     let widest = |column: usize| lines.iter().map(|l| l[column].chars().count()).max().unwrap_or_default();
@@ -160,7 +160,7 @@ fn text(title: &str, steps: usize, groups: &[Group], total: Duration) -> String 
         .map(|((kernel, param), [shape, dtype, mb, gflop, ms, share])| {
             let left = room.saturating_sub(kernel.chars().count() + 1);
             let param = match param.chars().count() {
-                n if n <= left => (*param).to_owned(),
+                n if n <= left => param.clone(),
                 _ if left < 3 => String::new(),
                 _ => format!("{}…", param.chars().take(left - 1).collect::<String>()),
             };

@@ -3,28 +3,30 @@
 use super::par::{self, Parts};
 use super::simd::{L, Simd, exp, load, multiversion, store};
 
-/// Defines a kernel of one output, `y[i] = body(x_0[i], x_1[i], ..)`, that does about `per_ns` elements a nanosecond.
+/// Defines a kernel of one output, `y[i] = body(x_0[i], x_1[i], ..)`, that does about `per_ns` elements a nanosecond, and what
+/// it does to `n` numbers on one thread, where an output may be an input.
 macro_rules! map {
-    ($(#[$meta:meta])* $name:ident($($x:ident),+; $($c:ident),*) -> $y:ident, per_ns $ns:literal, $body:expr) => {
-        $(#[$meta])*
-        pub fn $name($($x: &[f32],)+ $($c: f32,)* $y: &mut [f32]) {
-            multiversion! {
-                unsafe fn run<S>($($x: *const f32,)+ $($c: f32,)* out: *mut f32, n: usize) {
-                    $(let $c = S::splat($c);)*
-                    let mut i = 0;
-                    while i < n {
-                        let w = (n - i).min(L);
-                        $(let $x = load::<S>($x.add(i), w);)+
-                        store::<S>(out.add(i), w, $body);
-                        i += L;
-                    }
+    ($(#[$meta:meta])* $name:ident, $at:ident($($x:ident),+; $($c:ident),*) -> $y:ident, per_ns $ns:literal, $body:expr) => {
+        multiversion! {
+            pub(super) unsafe fn $at<S>($($x: *const f32,)+ $($c: f32,)* out: *mut f32, n: usize) {
+                $(let $c = S::splat($c);)*
+                let mut i = 0;
+                while i < n {
+                    let w = (n - i).min(L);
+                    $(let $x = load::<S>($x.add(i), w);)+
+                    store::<S>(out.add(i), w, $body);
+                    i += L;
                 }
             }
+        }
+
+        $(#[$meta])*
+        pub fn $name($($x: &[f32],)+ $($c: f32,)* $y: &mut [f32]) {
             assert!($($x.len() == $y.len())&&+, concat!(stringify!($name), ": lengths do not match"));
             let out = Parts::new($y);
             par::ranges(out.len() / $ns, out.len(), 256, |r| {
                 // SAFETY: equal lengths; tasks write different ranges.
-                unsafe { run($($x[r.clone()].as_ptr(),)+ $($c,)* out.get(r.clone()).as_mut_ptr(), r.len()) }
+                unsafe { $at($($x[r.clone()].as_ptr(),)+ $($c,)* out.get(r.clone()).as_mut_ptr(), r.len()) }
             });
         }
     };
@@ -41,22 +43,22 @@ unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
 
 map! {
     /// `y = silu(gate) · up`, with `silu(x) = x / (1 + e^-x)` (Shazeer, arXiv 2002.05202).
-    swiglu(gate, up;) -> y, per_ns 2, S::mul(S::mul(gate, sigmoid::<S>(gate)), up)
+    swiglu, swiglu_at(gate, up;) -> y, per_ns 2, S::mul(S::mul(gate, sigmoid::<S>(gate)), up)
 }
 
 map! {
     /// `y = a + b`.
-    add(a, b;) -> y, per_ns 8, S::add(a, b)
+    add, add_at(a, b;) -> y, per_ns 8, S::add(a, b)
 }
 
 map! {
     /// `y = e^x`, within 2 ulp; the same bits wherever in the slice a value stands.
-    exp_slice(x;) -> y, per_ns 3, exp::<S>(x)
+    exp_slice, exp_slice_at(x;) -> y, per_ns 3, exp::<S>(x)
 }
 
 map! {
     /// `y = c · x`.
-    scale(x; c) -> y, per_ns 10, S::mul(c, x)
+    scale, scale_at(x; c) -> y, per_ns 10, S::mul(c, x)
 }
 
 multiversion! {

@@ -6,7 +6,7 @@
 //! Packing panels of W would save the trees and cost a copy after every update of the weights; it is absent.
 
 use super::Mat;
-use super::par::{self, Parts, Shared};
+use super::par;
 use super::simd::{Elem, L, Simd, multiversion};
 
 use std::ops::Range;
@@ -23,57 +23,53 @@ const STREAMS: usize = 8;
 /// The operands of a product. `lda`, `ldw`, `ldc` are row strides in elements.
 #[derive(Clone, Copy)]
 pub(super) struct Nt<'a, E> {
-    pub a: Shared<E>,
+    pub a: *const E,
     pub lda: usize,
-    pub w: Shared<E>,
+    pub w: *const E,
     pub ldw: usize,
-    pub c: &'a Parts<'a, f32>,
+    pub c: *mut f32,
     pub ldc: usize,
-    pub m: usize,
-    pub n: usize,
     pub k: usize,
-    /// Add to what C holds instead of replacing it.
-    pub acc: bool,
     pub bias: Option<Mat<'a>>,
 }
 
-/// The product, on as many threads as it is worth.
-///
-/// # Safety
-/// A, W and C hold the rows that the sizes and strides name, and no one else uses C.
-pub(super) unsafe fn nt<E: Elem>(g: Nt<E>) {
-    if g.m == 0 || g.n == 0 {
-        return;
+/// How a product is shared out: tasks of `mc` rows by `nc` columns.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    pub threads: usize,
+    pub mc: usize,
+    pub nc: usize,
+}
+
+impl Cut {
+    /// For `m` rows, `n` columns and sums of `k` elements of `size` bytes.
+    pub fn new(m: usize, n: usize, k: usize, size: usize) -> Self {
+        let (bytes, flops) = (n * k * size, 2 * m * n * k);
+        let ns = (bytes / 25).max(flops * size / (128 * size_of::<f32>()));
+        let threads = par::threads(ns);
+        // Rows of A that stay in the second-level cache, then enough pieces of W to share out.
+        let row = (k * size).clamp(1, KC_BYTES);
+        let rows = m.div_ceil((384 * 1024 / row).max(8 * MR));
+        let mc = m.div_ceil(rows).next_multiple_of(MR);
+        let want = if threads == 1 { 1 } else { (8 * threads).div_ceil(rows).min(ns / 8_000 + threads) };
+        Cut { threads, mc, nc: n.div_ceil(want).next_multiple_of(16) }
     }
-    let bytes = g.n * g.k * size_of::<E>();
-    let flops = 2 * g.m * g.n * g.k;
-    let ns = (bytes / 25).max(flops / (128 * E::R));
-    let threads = par::threads(ns);
-    // Rows of A that stay in the second-level cache, then enough pieces of W to share out.
-    let row = (g.k * size_of::<E>()).clamp(1, KC_BYTES);
-    let rows = g.m.div_ceil((384 * 1024 / row).max(8 * MR));
-    let mc = g.m.div_ceil(rows).next_multiple_of(MR);
-    let want = if threads == 1 { 1 } else { (8 * threads).div_ceil(rows).min(ns / 8_000 + threads) };
-    let nc = g.n.div_ceil(want).next_multiple_of(16);
-    let cols = g.n.div_ceil(nc);
-    par::run(threads, rows * cols, |_, task| {
-        let (i, j) = (task / cols * mc, task % cols * nc);
-        // SAFETY: the caller's; tasks write different rectangles.
-        unsafe { block(&g, i, (i + mc).min(g.m), j, (j + nc).min(g.n)) }
-    });
 }
 
 multiversion! {
-    /// The rectangle `i0..i1 × j0..j1` of the product.
-    unsafe fn block<S, E: Elem>(g: &Nt<'_, E>, i0: usize, i1: usize, j0: usize, j1: usize) {
+    /// The product of the first `m` rows of A and the first `n` of W, on the calling thread.
+    ///
+    /// # Safety
+    /// A, W and C hold the rows that the sizes and strides name, and no one else uses C.
+    pub(super) unsafe fn nt<S, E: Elem>(g: &Nt<'_, E>, m: usize, n: usize) {
         let kc = KC_BYTES / size_of::<E>();
         let mut k0 = 0;
         while k0 == 0 || k0 < g.k {
             let k = k0..(k0 + kc).min(g.k);
-            if i1 - i0 < 3 {
-                stream::<S, E>(g, i0..i1, j0..j1, k);
+            if m < 3 {
+                stream::<S, E>(g, 0..m, 0..n, k);
             } else {
-                panel::<S, E>(g, i0..i1, j0..j1, k);
+                panel::<S, E>(g, 0..m, 0..n, k);
             }
             k0 += kc;
         }
@@ -182,8 +178,8 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
 ) {
     // SAFETY: as `nt`; loads of the last partial vector are masked.
     unsafe {
-        let a: [*const E; M] = std::array::from_fn(|r| g.a.get().add((i + r) * g.lda));
-        let w = g.w.get().add(j * g.ldw);
+        let a: [*const E; M] = std::array::from_fn(|r| g.a.add((i + r) * g.lda));
+        let w = g.w.add(j * g.ldw);
         let ws = step * g.ldw;
         let lanes = L * E::R;
         let fetched = fetch.part * N / fetch.of..(fetch.part + 1) * N / fetch.of;
@@ -220,10 +216,10 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
         }
         let mut total = [[0.0f32; N]; M];
         lane_sums::<S, M, N>(&acc, &mut total);
-        let add = g.acc || cols.start > 0;
+        let add = cols.start > 0;
         let bias = g.bias.filter(|_| cols.end == g.k);
         for (r, total) in total.iter().enumerate() {
-            let c = g.c.as_ptr().add((i + r) * g.ldc + j);
+            let c = g.c.add((i + r) * g.ldc + j);
             for (s, &x) in total.iter().enumerate() {
                 let c = c.add(s * step);
                 let x = if add { *c + x } else { x };

@@ -1,14 +1,27 @@
-//! Linear layers, forward.
+//! Linear layers that read the same rows, in one call, with what comes before them and what comes after.
 //!
-//! With bf16 weights both operands of each product are rounded to bf16 (nearest even) and summed in f32;
-//! with f32 weights nothing is rounded. `x` and `y` are f32 in both.
+//! The rows are normalised and rounded once, and threads share out the columns of all layers together: small layers cost no
+//! waking of threads of their own. A task does its columns' products and then what follows them while they are in cache.
+//! With bf16 weights both operands of each product are rounded to bf16 (nearest even) and summed in f32; with f32 weights nothing
+//! is rounded. Every number is computed as by the kernels that stand alone ([`rms_norm`](super::rms_norm), [`rope`](super::rope),
+//! [`swiglu`](super::swiglu), [`add`](super::add)), to the bit.
+
+use half::bf16;
 
 use super::Mat;
-use super::gemm::{Nt, nt};
+use super::elementwise::{add_at, swiglu_at};
+use super::gemm::{Cut, Nt, nt};
+use super::norm::{RmsNorm, head_norms, norm_rows};
 use super::pack::{convert, stride};
-use super::par::{Parts, Shared};
-use super::scratch::{Scratch, bytes_of};
-use half::bf16;
+use super::par::{self, Parts, Shared};
+use super::rope::{RopeTable, rope_row};
+use super::scratch::{Plain, Scratch, bytes_of};
+use super::simd::Elem;
+
+/// Numbers of a thread's working memory: a task's columns before they are combined.
+const BLOCK: usize = 32 * 1024;
+/// Columns a task's share is a multiple of.
+const UNIT: usize = 16;
 
 /// Sizes of a linear layer on `t` rows: `x[t, k]`, `w[n, k]`, `y[t, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,53 +34,299 @@ pub struct Dims {
     pub k: usize,
 }
 
+/// A layer: `w[n, k]` as stored in a checkpoint, `bias[n]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    pub w: Mat<'a>,
+    pub bias: Option<Mat<'a>>,
+}
+
+/// What is added to a layer's output.
+#[derive(Clone, Copy)]
+pub enum Addend<'a> {
+    /// `[t, n]`.
+    Slice(&'a [f32]),
+    /// What the output holds.
+    Output,
+}
+
+/// What is done to each head of a layer's output `[t, heads · head_dim]`.
+#[derive(Clone, Copy)]
+pub struct Heads<'a> {
+    pub head_dim: usize,
+    /// First a norm.
+    pub norm: Option<RmsNorm<'a>>,
+    /// Then a turn by each token's position.
+    pub rope: Option<(&'a RopeTable, &'a [u32])>,
+}
+
+/// One output of [`linears`].
+pub struct Job<'a> {
+    layer: Layer<'a>,
+    y: Parts<'a, f32>,
+    then: Then<'a>,
+}
+
+enum Then<'a> {
+    Nothing,
+    Add(Shared<f32>),
+    Heads(Heads<'a>),
+    /// The layer is the gate.
+    Swiglu {
+        up: Layer<'a>,
+        kept: Option<[Parts<'a, f32>; 2]>,
+    },
+}
+
+impl<'a> Job<'a> {
+    /// `y = x · wᵀ (+ bias)`.
+    pub fn linear(layer: Layer<'a>, y: &'a mut [f32]) -> Self {
+        Job { layer, y: Parts::new(y), then: Then::Nothing }
+    }
+
+    /// `y = x · wᵀ (+ bias) + addend`.
+    pub fn add(layer: Layer<'a>, addend: Addend<'a>, y: &'a mut [f32]) -> Self {
+        let from = match addend {
+            Addend::Slice(x) => {
+                assert!(x.len() == y.len(), "linears: an addend of another length");
+                x.as_ptr()
+            }
+            Addend::Output => y.as_ptr(),
+        };
+        Job { layer, y: Parts::new(y), then: Then::Add(Shared(from)) }
+    }
+
+    /// `y = x · wᵀ (+ bias)`, its heads normalised and turned.
+    pub fn heads(layer: Layer<'a>, heads: Heads<'a>, y: &'a mut [f32]) -> Self {
+        Job { layer, y: Parts::new(y), then: Then::Heads(heads) }
+    }
+
+    /// `y = silu(gate) · up`; `kept` gets gate and up themselves.
+    pub fn swiglu(
+        gate: Layer<'a>,
+        up: Layer<'a>,
+        kept: Option<[&'a mut [f32]; 2]>,
+        y: &'a mut [f32],
+    ) -> Self {
+        let kept = kept.map(|k| k.map(Parts::new));
+        Job { layer: gate, y: Parts::new(y), then: Then::Swiglu { up, kept } }
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Layer<'a>> {
+        let up = match &self.then {
+            Then::Swiglu { up, .. } => Some(up),
+            _ => None,
+        };
+        [&self.layer].into_iter().chain(up)
+    }
+
+    /// Columns of the output.
+    fn width(&self, k: usize) -> usize {
+        self.layer.w.len() / k
+    }
+
+    fn check(&self, t: usize, k: usize) {
+        let n = self.width(k);
+        let fits = |l: &Layer| l.w.len() == n * k && l.bias.is_none_or(|b| b.len() == n);
+        assert!(self.layers().all(fits) && self.y.len() == t * n, "linears: shapes do not match [{t}, {k}]");
+        match &self.then {
+            Then::Heads(h) => {
+                let norm = h.norm.is_none_or(|norm| norm.h == h.head_dim && norm.w.len() == norm.h);
+                let rope = |(table, at): (&RopeTable, &[u32])| {
+                    table.head_dim() == h.head_dim
+                        && at.len() == t
+                        && at.iter().all(|&p| (p as usize) < table.positions())
+                };
+                let ok = n.is_multiple_of(h.head_dim) && norm && h.rope.is_none_or(rope);
+                assert!(ok, "linears: heads that do not fit, or a position beyond the table");
+            }
+            Then::Swiglu { kept: Some(kept), .. } => {
+                assert!(kept.iter().all(|p| p.len() == t * n), "linears: shapes do not match [{t}, {k}]");
+            }
+            _ => {}
+        }
+    }
+
+    /// Columns of a task where one layer alone would get `nc` and `rows` rows are taken at once.
+    fn share(&self, nc: usize, rows: usize) -> usize {
+        let most = (BLOCK / rows / UNIT * UNIT).max(UNIT);
+        match &self.then {
+            Then::Nothing => nc,
+            Then::Add(_) => nc.min(most),
+            Then::Heads(h) => (nc / h.head_dim).max(1) * h.head_dim,
+            Then::Swiglu { .. } => nc.div_ceil(2).next_multiple_of(UNIT).min(most),
+        }
+    }
+}
+
+/// Bytes of scratch for [`linears`] on at most `t` rows of `k`.
+pub fn linears_scratch(t: usize, k: usize, norm: bool, bf16_weights: bool) -> usize {
+    let lanes = rayon::current_num_threads().max(1) * bytes_of::<f32>(BLOCK);
+    let normed = if norm { bytes_of::<f32>(t * k) } else { 0 };
+    let rounded = if bf16_weights { bytes_of::<bf16>(t * stride::<bf16>(k)) } else { 0 };
+    lanes + normed + rounded
+}
+
 /// Bytes of scratch for [`linear`].
 pub fn linear_scratch(d: Dims, bf16_weights: bool) -> usize {
-    if bf16_weights { bytes_of::<bf16>(d.t * stride::<bf16>(d.k)) } else { 0 }
+    linears_scratch(d.t, d.k, false, bf16_weights)
 }
 
 /// `y[t, n] = x[t, k] · wᵀ (+ bias)`, with `w[n, k]` as stored in a checkpoint.
 pub fn linear(x: &[f32], w: Mat, bias: Option<Mat>, y: &mut [f32], d: Dims, scratch: &mut Scratch) {
-    let Dims { t, n, k } = d;
-    assert!(x.len() == t * k && w.len() == n * k && y.len() == t * n, "linear: shapes do not match {d:?}");
-    assert!(bias.is_none_or(|b| b.len() == n), "linear: bias is not [{n}]");
-    let y = Parts::new(y);
-    match w {
-        // SAFETY: lengths checked above.
-        Mat::F32(w) => unsafe {
-            nt(Nt {
-                a: Shared(x.as_ptr()),
-                lda: k,
-                w: Shared(w.as_ptr()),
-                ldw: k,
-                c: &y,
-                ldc: n,
-                m: t,
-                n,
-                k,
-                acc: false,
-                bias,
-            })
+    assert!(x.len() == d.t * d.k && w.len() == d.n * d.k, "linear: shapes do not match {d:?}");
+    linears(x, None, d.k, &[Some(Job::linear(Layer { w, bias }, y))], scratch);
+}
+
+/// The rows as products of either kind read them.
+#[derive(Clone, Copy)]
+struct Rows {
+    f32: Shared<f32>,
+    bf16: Shared<bf16>,
+}
+
+/// All `jobs` on `x[t, k]`, whose rows are normalised first if there is a norm. With bf16 weights rows are rounded.
+pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>], scratch: &mut Scratch) {
+    let t = x.len() / k;
+    assert!(
+        x.len() == t * k && norm.is_none_or(|n| n.h == k && n.w.len() == k),
+        "linears: rows are not [t, {k}]"
+    );
+    let jobs = || jobs.iter().flatten();
+    jobs().for_each(|j| j.check(t, k));
+    let layers = || jobs().flat_map(Job::layers);
+    let n: usize = layers().map(|l| l.w.len() / k).sum();
+    if t == 0 || n == 0 {
+        return;
+    }
+    let mut scratch = scratch.reborrow();
+    let kinds = [layers().any(|l| l.w.is_bf16()), layers().any(|l| !l.w.is_bf16())];
+    let rows = Rows {
+        bf16: if kinds[0] { rounded(x, norm, &mut scratch) } else { Shared(std::ptr::null()) },
+        f32: match norm {
+            Some(_) if kinds[1] => rounded(x, norm, &mut scratch),
+            _ => Shared(x.as_ptr()),
         },
-        Mat::Bf16(w) => {
-            let mut scratch = scratch.reborrow();
-            let rounded = scratch.take::<bf16>(t * k);
-            convert(x, rounded);
-            let g = Nt {
-                a: Shared(rounded.as_ptr()),
-                lda: k,
-                w: Shared(w.as_ptr()),
-                ldw: k,
-                c: &y,
-                ldc: n,
-                m: t,
-                n,
-                k,
-                acc: false,
-                bias,
-            };
-            // SAFETY: lengths checked above.
-            unsafe { nt(g) }
+    };
+    let cut = Cut::new(t, n, k, if kinds[0] { size_of::<bf16>() } else { size_of::<f32>() });
+    let mc = cut.mc.min(BLOCK / UNIT);
+    let lanes = cut.threads.min(scratch.len() / bytes_of::<f32>(BLOCK)).max(1);
+    let work = Parts::new(scratch.take::<f32>(lanes * BLOCK));
+    let pieces = |j: &Job| j.width(k).div_ceil(j.share(cut.nc, mc));
+    let columns: usize = jobs().map(pieces).sum();
+    par::run(lanes, t.div_ceil(mc) * columns, |lane, task| {
+        let (i, mut piece) = (task / columns * mc, task % columns);
+        let job = jobs().find(|j| match piece.checked_sub(pieces(j)) {
+            Some(rest) => {
+                piece = rest;
+                false
+            }
+            None => true,
+        });
+        let job = job.expect("as many tasks as pieces");
+        let share = job.share(cut.nc, mc);
+        let (j, end) = (piece * share, ((piece + 1) * share).min(job.width(k)));
+        let rect = Rect { i, rows: mc.min(t - i), j, cols: end - j, k, n: job.width(k) };
+        // SAFETY: sizes were checked, tasks write different rectangles, and each lane has its own work.
+        unsafe { rect.run(job, &rows, work.get(lane * BLOCK..(lane + 1) * BLOCK)) }
+    });
+}
+
+/// `x`, normalised and rounded to the element.
+fn rounded<E: Elem + Plain>(x: &[f32], norm: Option<&RmsNorm>, scratch: &mut Scratch) -> Shared<E> {
+    let to = scratch.take::<E>(x.len());
+    match norm {
+        Some(norm) => norm_rows(x, norm, to),
+        None => convert(x, to),
+    }
+    Shared(to.as_ptr())
+}
+
+/// A task's part of an output: `rows` rows from `i`, `cols` columns from `j` of `n`.
+struct Rect {
+    i: usize,
+    rows: usize,
+    j: usize,
+    cols: usize,
+    k: usize,
+    n: usize,
+}
+
+impl Rect {
+    /// # Safety
+    /// Rows, layers and outputs have the sizes named here; nobody else uses this part of the outputs, or `work`.
+    unsafe fn run(&self, job: &Job, rows: &Rows, work: &mut [f32]) {
+        let Rect { i, j, n, .. } = *self;
+        let at = |y: &Parts<f32>| y.as_ptr().wrapping_add(i * n + j);
+        // SAFETY: the caller's.
+        unsafe {
+            match &job.then {
+                Then::Nothing => self.product(&job.layer, rows, at(&job.y), n),
+                Then::Add(addend) => {
+                    let part = work.as_mut_ptr();
+                    self.product(&job.layer, rows, part, self.cols);
+                    for r in 0..self.rows {
+                        let other = addend.get().add((i + r) * n + j);
+                        add_at(other, part.add(r * self.cols), at(&job.y).add(r * n), self.cols);
+                    }
+                }
+                Then::Heads(heads) => {
+                    let y = at(&job.y);
+                    self.product(&job.layer, rows, y, n);
+                    (0..self.rows).for_each(|r| heads.run(y.add(r * n), self.cols, i + r));
+                }
+                Then::Swiglu { up, kept } => {
+                    let (g, u, ld) = match kept {
+                        Some([g, u]) => (at(g), at(u), n),
+                        None => (at(&job.y), work.as_mut_ptr(), self.cols),
+                    };
+                    self.product(&job.layer, rows, g, n);
+                    self.product(up, rows, u, ld);
+                    for r in 0..self.rows {
+                        swiglu_at(g.add(r * n), u.add(r * ld), at(&job.y).add(r * n), self.cols);
+                    }
+                }
+            }
+        }
+    }
+
+    /// This part of a layer's product, to rows `ldc` apart from `c` on.
+    unsafe fn product(&self, layer: &Layer, rows: &Rows, c: *mut f32, ldc: usize) {
+        let Rect { i, j, k, .. } = *self;
+        let columns = j..j + self.cols;
+        let bias = layer.bias.map(|b| match b {
+            Mat::F32(b) => Mat::F32(&b[columns.clone()]),
+            Mat::Bf16(b) => Mat::Bf16(&b[columns.clone()]),
+        });
+        let Rect { rows: m, cols: n, .. } = *self;
+        // SAFETY: the caller's.
+        unsafe {
+            match layer.w {
+                Mat::F32(w) => {
+                    let (a, w) = (rows.f32.get().add(i * k), w.as_ptr().add(j * k));
+                    nt(&Nt { a, lda: k, w, ldw: k, c, ldc, k, bias }, m, n);
+                }
+                Mat::Bf16(w) => {
+                    let (a, w) = (rows.bf16.get().add(i * k), w.as_ptr().add(j * k));
+                    nt(&Nt { a, lda: k, w, ldw: k, c, ldc, k, bias }, m, n);
+                }
+            }
+        }
+    }
+}
+
+impl Heads<'_> {
+    /// The heads in `cols` columns of token `t`, from `y` on, in place.
+    unsafe fn run(&self, y: *mut f32, cols: usize, t: usize) {
+        let heads = cols / self.head_dim;
+        // SAFETY: the caller's columns are whole heads; positions were checked.
+        unsafe {
+            if let Some(norm) = &self.norm {
+                head_norms(norm, y, heads);
+            }
+            if let Some((table, positions)) = self.rope {
+                rope_row(table, positions[t] as usize, y, heads);
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ pub use elementwise::{add, add_assign, exp_slice, scale, swiglu, swiglu_backward
 pub use embedding::{embedding, embedding_backward};
 use half::bf16;
 pub use isa::Isa;
-pub use linear::{Dims, linear, linear_scratch};
+pub use linear::{Addend, Dims, Heads, Job, Layer, linear, linear_scratch, linears, linears_scratch};
 pub use linear_grad::{bias_grad, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch};
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use peak::{dot_bf16, fma_f32};

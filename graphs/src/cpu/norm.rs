@@ -45,7 +45,8 @@ unsafe fn inverse_rms<S: Simd>(x: *const f32, eps: f32, h: usize) -> f32 {
 }
 
 multiversion! {
-    unsafe fn forward_rows<S, W: Elem>(x: *const f32, w: *const W, eps: f32, y: *mut f32, rows: usize, h: usize) {
+    /// `x` may be `y`.
+    unsafe fn forward_rows<S, W: Elem, D: Elem>(x: *const f32, w: *const W, eps: f32, y: *mut D, rows: usize, h: usize) {
         for r in 0..rows {
             let (x, y) = (x.add(r * h), y.add(r * h));
             let scale = S::splat(inverse_rms::<S>(x, eps, h));
@@ -53,7 +54,7 @@ multiversion! {
             while i < h {
                 let n = (h - i).min(L);
                 let v = S::mul(load::<S>(x.add(i), n), scale);
-                store::<S>(y.add(i), n, S::mul(W::widen::<S>(w.add(i), n), v));
+                D::narrow::<S>(y.add(i), n, S::mul(W::widen::<S>(w.add(i), n), v));
                 i += L;
             }
         }
@@ -62,6 +63,11 @@ multiversion! {
 
 /// `y = w · x / √(mean(x²) + eps)` for each row of `x[rows, h]`.
 pub fn rms_norm(x: &[f32], norm: &RmsNorm, y: &mut [f32]) {
+    norm_rows(x, norm, y);
+}
+
+/// [`rms_norm`] rounded to the element.
+pub(super) fn norm_rows<D: Elem>(x: &[f32], norm: &RmsNorm, y: &mut [D]) {
     let h = norm.h;
     assert!(
         x.len() == y.len() && norm.w.len() == h && x.len().is_multiple_of(h),
@@ -79,6 +85,20 @@ pub fn rms_norm(x: &[f32], norm: &RmsNorm, y: &mut [f32]) {
             }
         }
     });
+}
+
+/// [`rms_norm`] of `rows` rows from `x` on, in place.
+///
+/// # Safety
+/// The rows are there and nobody else uses them; the norm's weight has its size.
+pub(super) unsafe fn head_norms(norm: &RmsNorm, x: *mut f32, rows: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        match norm.w {
+            Mat::F32(w) => forward_rows(x, w.as_ptr(), norm.eps, x, rows, norm.h),
+            Mat::Bf16(w) => forward_rows(x, w.as_ptr(), norm.eps, x, rows, norm.h),
+        }
+    }
 }
 
 multiversion! {

@@ -66,6 +66,16 @@ pub fn rope_in_place(x: &mut [f32], positions: &[u32], table: &RopeTable, heads:
     turn(Shared(x.as_ptr()), positions, table, x, heads, inverse);
 }
 
+/// [`rope`] of one token's `heads` heads from `x` on, in place.
+///
+/// # Safety
+/// The heads are there and nobody else uses them; the table has the position.
+pub(super) unsafe fn rope_row(table: &RopeTable, position: usize, x: *mut f32, heads: usize) {
+    let at = position * table.half;
+    // SAFETY: the caller's.
+    unsafe { rotate(x, table.cos[at..].as_ptr(), table.sin[at..].as_ptr(), x, heads, table.half, 1.0) }
+}
+
 fn turn(x: Shared<f32>, positions: &[u32], table: &RopeTable, y: &mut [f32], heads: usize, inverse: bool) {
     let (half, width) = (table.half, heads * table.head_dim());
     assert!(y.len() == positions.len() * width, "rope: shapes do not match");

@@ -24,6 +24,7 @@ mod accumulate;
 mod adamw;
 mod attention;
 mod embedding;
+mod fused_linear;
 mod gather_rows;
 mod linear;
 mod rms_norm;
@@ -36,6 +37,7 @@ pub(crate) use accumulate::Accumulate;
 pub use adamw::{AdamW, AdamWConstants, SumSquares};
 pub use attention::{Attention, AttentionBackward, AttentionShape, CachedAttention};
 pub use embedding::{Embedding, EmbeddingDw};
+pub(crate) use fused_linear::{FusedLinear, Layer, Norm, Part, Then};
 pub use gather_rows::{GatherRows, ScatterRows};
 pub use linear::{BiasGrad, Linear, LinearDw, LinearDx};
 pub use rms_norm::{RmsNorm, RmsNormBackward};
@@ -45,12 +47,12 @@ pub use token_logprob::{TokenLogprob, TokenLogprobBackward};
 pub use work::Work;
 
 /// Most inputs a kernel takes in a plan.
-pub const MAX_INPUTS: usize = 8;
+pub const MAX_INPUTS: usize = 12;
 /// Most outputs a kernel has.
 pub const MAX_OUTPUTS: usize = 4;
 
 /// What the plan calls.
-pub trait Kernel: Debug + Send + Sync {
+pub trait Kernel: Any + Debug + Send + Sync {
     /// Bytes of scratch needed for at most `capacity` tokens and rows.
     fn scratch(&self, capacity: Extent, bf16: bool) -> usize {
         let _ = (capacity, bf16);

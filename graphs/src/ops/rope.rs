@@ -25,6 +25,10 @@ impl RopeAngles {
         let table = cpu::RopeTable::new(positions, inv_freq, scaling);
         Arc::new(RopeAngles { table, inv_freq: inv_freq.to_vec(), scaling })
     }
+
+    pub(crate) fn table(&self) -> &cpu::RopeTable {
+        &self.table
+    }
 }
 
 /// `x[t, heads · head_dim]`, `positions[t]` → the same shape, turned; turned back if `inverse`, which is the gradient.

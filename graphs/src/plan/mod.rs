@@ -1,13 +1,15 @@
 //! Plans: a graph compiled for a capacity into a flat schedule over one arena.
 //!
 //! Compilation drops what no output needs, keeps the order in which nodes were added (inputs come first, and
-//! checkpointing relies on it), finds lifetimes, places buffers, and replaces the graph by one luminal operator.
-//! Executing it allocates nothing and looks nothing up: every operand is an offset or an index.
+//! checkpointing relies on it), fuses steps, finds lifetimes, places buffers, and replaces the graph by one luminal
+//! operator. Executing it allocates nothing and looks nothing up: every operand is an offset or an index.
 //!
-//! Absent so far on purpose: fusion across nodes, and shapes specialised beyond the capacity.
+//! Absent so far on purpose: shapes specialised beyond the capacity.
 
 mod bind;
+mod draft;
 mod exec;
+mod fuse;
 mod kv;
 mod memory;
 mod planner;
@@ -85,7 +87,15 @@ impl Plan {
     /// # Errors
     /// If the graph has more inputs than a plan can bind.
     pub fn compile(graph: &Graph, outputs: &[&Tensor], options: Options) -> Result<Plan, Error> {
-        planner::Planner::new(graph, options).compile(outputs)
+        planner::Planner::new(graph, options).compile(outputs, true)
+    }
+
+    /// [`Plan::compile`] without fusion, a step a node: what fused plans equal, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Plan::compile`].
+    pub fn compile_unfused(graph: &Graph, outputs: &[&Tensor], options: Options) -> Result<Plan, Error> {
+        planner::Planner::new(graph, options).compile(outputs, false)
     }
 
     /// The input called `name`.

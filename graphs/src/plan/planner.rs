@@ -1,13 +1,18 @@
 //! From a graph to a schedule: what has to run, in which order, and where every operand lies.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use luminal::graph::{Graph as Luminal, NodeIndex};
 
 use super::{
     Input, Needs, Options, Plan,
     bind::{MAX_F32, MAX_U32},
+    draft::{Draft, Key},
     exec::{Place, PlanOp, Step},
+    fuse,
     memory::{self, Lifetime},
     primitive,
     view::Sketch,
@@ -19,9 +24,6 @@ use crate::{
     shape::{Extent, Shape, Size},
     tensor::Tensor,
 };
-
-/// A value of the graph: a node's output.
-type Key = (usize, u8);
 
 /// The state of a compilation.
 pub(super) struct Planner<'g> {
@@ -35,17 +37,6 @@ pub(super) struct Planner<'g> {
     param_sizes: BTreeMap<usize, usize>,
     param_names: BTreeMap<usize, String>,
     places: BTreeMap<Key, Place>,
-}
-
-/// A step before its memory is placed.
-struct Draft {
-    id: usize,
-    name: String,
-    kernel: Arc<dyn Kernel>,
-    inputs: Vec<Key>,
-    outputs: Vec<Shape>,
-    /// Parameter whose gradient output 0 is, for an accumulate node.
-    gradient: Option<usize>,
 }
 
 impl<'g> Planner<'g> {
@@ -63,9 +54,13 @@ impl<'g> Planner<'g> {
         }
     }
 
-    pub fn compile(mut self, outputs: &[&Tensor]) -> Result<Plan, Error> {
+    pub fn compile(mut self, outputs: &[&Tensor], fuse: bool) -> Result<Plan, Error> {
         let outputs: Vec<Tensor> = outputs.iter().map(|t| self.owned(t)).collect();
-        let drafts = self.drafts(&outputs)?;
+        let mut drafts = self.drafts(&outputs)?;
+        if fuse {
+            let kept: BTreeSet<Key> = outputs.iter().map(|t| (t.id.index(), t.out)).collect();
+            drafts = fuse::run(drafts, &kept);
+        }
         let capacity = Extent { tokens: self.options.tokens, rows: self.options.rows };
         // A bf16 model may keep some parameters in f32.
         let scratch = |d: &Draft| {
@@ -139,7 +134,8 @@ impl<'g> Planner<'g> {
             if primitive {
                 inputs.iter_mut().for_each(|key| *key = self.as_f32(*key, count, &mut drafts));
             }
-            drafts.push(Draft { id: i, name, kernel, inputs, outputs: shapes, gradient });
+            let outputs = (0..).map(|o| (i, o)).zip(shapes).collect();
+            drafts.push(Draft { name, kernel, inputs, outputs, shown: vec![], gradient });
         }
         Ok(drafts)
     }
@@ -149,20 +145,19 @@ impl<'g> Planner<'g> {
         if !matches!(self.places.get(&key), Some(Place::Param(_) | Place::U32(_) | Place::Segments)) {
             return key;
         }
-        let id = count + key.0;
-        if drafts.iter().all(|d| d.id != id) {
-            let outputs = self.graph.outputs(NodeIndex::new(key.0));
-            let kernel = Arc::new(primitive::ToF32);
+        let converted = (count + key.0, 0);
+        if drafts.iter().all(|d| d.outputs[0].0 != converted) {
+            let shape = self.graph.outputs(NodeIndex::new(key.0)).remove(0);
             drafts.push(Draft {
-                id,
                 name: "to_f32".into(),
-                kernel,
+                kernel: Arc::new(primitive::ToF32),
                 inputs: vec![key],
-                outputs,
+                outputs: vec![(converted, shape)],
+                shown: vec![],
                 gradient: None,
             });
         }
-        (id, 0)
+        converted
     }
 
     fn constant(&mut self, data: &[f32]) -> Place {
@@ -225,8 +220,7 @@ impl<'g> Planner<'g> {
         let mut keys = vec![];
         let mut lifetimes = vec![];
         for (s, d) in drafts.iter().enumerate() {
-            for (o, shape) in d.outputs.iter().enumerate() {
-                let key = (d.id, o as u8);
+            for &(key, ref shape) in &d.outputs {
                 if d.kernel.uses_state() {
                     self.places.insert(key, Place::None);
                 }
@@ -255,14 +249,14 @@ impl<'g> Planner<'g> {
         for t in outputs {
             *readers.entry((t.id.index(), t.out)).or_default() += 1;
         }
-        let accumulating: BTreeMap<usize, Arc<dyn Kernel>> =
-            drafts.iter().map(|d| (d.id, d.kernel.clone())).collect();
+        let adds = |d: &Draft, o: usize| d.kernel.accumulates(o).then_some(d.outputs[o].0);
+        let added: BTreeSet<Key> =
+            drafts.iter().flat_map(|d| (0..d.outputs.len()).filter_map(|o| adds(d, o))).collect();
         drafts.retain(|d| {
             let Some(param) = d.gradient else { return true };
             let source = d.inputs[0];
-            let direct = readers[&source] == 1
-                && accumulating.get(&source.0).is_some_and(|k| k.accumulates(source.1 as usize));
-            self.places.insert(if direct { source } else { (d.id, 0) }, Place::Grad(param));
+            let direct = readers[&source] == 1 && added.contains(&source);
+            self.places.insert(if direct { source } else { d.outputs[0].0 }, Place::Grad(param));
             !direct
         });
     }
@@ -275,7 +269,7 @@ impl<'g> Planner<'g> {
             _ => None,
         };
         let gradient = || {
-            (0..d.outputs.len()).find_map(|i| match self.places.get(&(d.id, i as u8)) {
+            d.outputs.iter().find_map(|(key, _)| match self.places.get(key) {
                 Some(Place::Grad(i)) => self.param_names.get(i).cloned(),
                 _ => None,
             })
@@ -284,10 +278,14 @@ impl<'g> Planner<'g> {
             let node = if id < self.graph.len() { id } else { id - self.graph.len() };
             self.graph.outputs(NodeIndex::new(node))[out as usize].clone()
         };
+        let params = match &d.shown[..] {
+            [] => d.inputs.iter().find_map(named).or_else(gradient).into_iter().collect(),
+            shown => shown.iter().filter_map(|&i| named(&d.inputs[i])).collect(),
+        };
         Sketch {
-            param: d.inputs.iter().find_map(named).or_else(gradient),
+            params,
             inputs: d.inputs.iter().map(shape).collect(),
-            outputs: d.outputs.clone(),
+            outputs: d.outputs.iter().map(|o| o.1.clone()).collect(),
         }
     }
 
@@ -304,7 +302,7 @@ impl<'g> Planner<'g> {
         let mut outputs = [Place::None; MAX_OUTPUTS];
         let mut zero = [false; MAX_OUTPUTS];
         for i in 0..d.outputs.len() {
-            outputs[i] = self.places[&(d.id, i as u8)];
+            outputs[i] = self.places[&d.outputs[i].0];
             zero[i] = d.kernel.accumulates(i) && matches!(outputs[i], Place::Arena(..));
         }
         for place in inputs.iter().chain(&outputs) {

@@ -32,6 +32,13 @@ impl PrimitiveKernel {
         PrimitiveKernel { op, dims, strides }
     }
 
+    /// Whether it is `op` on whole buffers, element by element.
+    pub fn is_plain(&self, op: Primitive) -> bool {
+        let n = self.dims.len();
+        let plain = |s: &Vec<Option<Size>>| (0..n).all(|i| s[i] == Some(Size::of(&self.dims[i + 1..])));
+        self.op == op && self.strides.iter().all(plain)
+    }
+
     fn axes<const N: usize>(&self, e: Extent) -> Axes<N> {
         let mut axes = Axes { n: self.dims.len(), dims: [1; AXES], strides: [[0; AXES]; N] };
         for (i, &d) in self.dims.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::{
 /// What a step looked like in the graph.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sketch {
-    pub param: Option<String>,
+    pub params: Vec<String>,
     pub inputs: Vec<Shape>,
     pub outputs: Vec<Shape>,
 }
@@ -21,8 +21,9 @@ pub(super) struct Sketch {
 pub struct StepInfo<'a> {
     /// The kernel.
     pub name: &'a str,
-    /// The parameter that it reads, or whose gradient or state it writes, by name; the first, if there are several.
-    pub param: Option<&'a str>,
+    /// The parameter that it reads, or whose gradient or state it writes, by name; the first, if there are several. Of a
+    /// fused step the weights of its layers, in order.
+    pub params: &'a [String],
     /// Shapes of its inputs, as the graph has them.
     pub inputs: &'a [Shape],
     /// Shapes of its outputs.
@@ -49,7 +50,7 @@ impl Plan {
         let costs = op.record.as_deref().unwrap_or_default();
         op.steps.iter().zip(&self.sketches).enumerate().map(|(i, (step, sketch))| StepInfo {
             name: &step.name,
-            param: sketch.param.as_deref(),
+            params: &sketch.params,
             inputs: &sketch.inputs,
             outputs: &sketch.outputs,
             cost: costs.get(i).copied(),

@@ -71,7 +71,7 @@ fn graph_lists_and_draws_a_plan() {
     let svg = dir.path().join("plan.svg");
     let drawn = ["--svg", svg.to_str().unwrap()];
     for (phase, words) in [
-        ("prefill", &["cached_attention", "24×64", "linear q ", "× ", "total"][..]),
+        ("prefill", &["cached_attention", "24×64→64", "norm+linear+rope q k v ", "× ", "total"][..]),
         ("decode", &["cached_attention", "1×64", "bf16"]),
         ("train", &["attention_backward", "token_logprob_backward", "optimizer", "adamw"]),
     ] {
@@ -82,7 +82,7 @@ fn graph_lists_and_draws_a_plan() {
         }
         let picture = std::fs::read_to_string(&svg).unwrap();
         assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
-        assert!(picture.contains(">rms_norm</text>") && !picture.contains("NaN"), "{phase}");
+        assert!(picture.contains(">embedding</text>") && !picture.contains("NaN"), "{phase}");
         let all = on(&model, "graph", &["--phase", phase, "--prompt", "24", "--all"]);
         let all = printed(&all);
         assert!(all.lines().count() > stdout.lines().count(), "every layer is there:\n{all}");
