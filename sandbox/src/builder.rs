@@ -1,12 +1,13 @@
 //! Putting a sandbox or a pool together: everything has a default, nothing is started before `build` or `pool`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::interpreter::Interpreter;
 use crate::pool::Pool;
-use crate::process::Worker;
+use crate::process::{Nursery, Worker};
 use crate::sandbox::Place;
 use crate::{Image, Limits, Packages, Recipe, Sandbox, SandboxError, Source};
 
@@ -143,8 +144,7 @@ impl Builder {
     /// [`SandboxError::Limits`] for limits under which nothing can run, what [`Image::prepare`] gives, and
     /// [`SandboxError::Worker`] where a process does not come up.
     pub fn build(self) -> Result<Sandbox, SandboxError> {
-        let image = self.prepared()?;
-        self.sandbox(&image)
+        self.maker()?()
     }
 
     /// A pool of `workers` (at least 1) interpreters, all of them up.
@@ -152,10 +152,29 @@ impl Builder {
     /// # Errors
     /// As [`build`](Builder::build).
     pub fn pool(self, workers: usize) -> Result<Pool, SandboxError> {
-        let image = self.prepared()?;
         let queue = self.queue;
-        let builder = Builder { stateful: false, ..self };
-        Pool::start(workers, queue, move || builder.sandbox(&image))
+        Pool::start(workers, queue, Builder { stateful: false, ..self }.maker()?)
+    }
+
+    /// What makes sandboxes that share all they can: the image, and the process that theirs are forked from.
+    pub(crate) fn maker(
+        self,
+    ) -> Result<impl Fn() -> Result<Sandbox, SandboxError> + Send + Sync, SandboxError> {
+        let image = self.prepared()?;
+        let nursery = match self.isolation {
+            Isolation::Thread => None,
+            Isolation::Process => {
+                let exe = self.worker.clone().map_or_else(this_executable, Ok)?;
+                Some(Arc::new(Nursery::new(exe, &image, &self.limits)?))
+            }
+        };
+        Ok(move || {
+            let place = match &nursery {
+                None => Place::Thread(Box::new(Interpreter::new(&image, &self.limits)?)),
+                Some(nursery) => Place::Process(Worker::start(nursery.clone())?),
+            };
+            Ok(Sandbox::new(place, self.stateful))
+        })
     }
 
     fn prepared(&self) -> Result<Image, SandboxError> {
@@ -166,17 +185,6 @@ impl Builder {
                 Image::prepare(&cache, &self.recipe, &Source::default(), &mut |_| {})
             }
         }
-    }
-
-    fn sandbox(&self, image: &Image) -> Result<Sandbox, SandboxError> {
-        let place = match self.isolation {
-            Isolation::Thread => Place::Thread(Box::new(Interpreter::new(image, &self.limits)?)),
-            Isolation::Process => {
-                let exe = self.worker.clone().map_or_else(this_executable, Ok)?;
-                Place::Process(Worker::start(exe, image, &self.limits)?)
-            }
-        };
-        Ok(Sandbox::new(place, self.stateful))
     }
 }
 

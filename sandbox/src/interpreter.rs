@@ -10,7 +10,7 @@ use wasmer_types::TrapCode;
 use crate::memory::PAGE;
 use crate::snapshot::RUN;
 use crate::vm::Vm;
-use crate::watchdog::{Stop, Watch};
+use crate::watchdog::{Running, Stop, Watch};
 use crate::{Image, Limit, Limits, Outcome, PythonError, SandboxError, Session};
 
 /// Calls after which an instance is made anew, because wasmer keeps every exception object thrown until its store goes
@@ -23,7 +23,7 @@ pub(crate) struct Interpreter {
     limits: Limits,
     vm: Option<Vm>,
     calls: u32,
-    watch: Arc<Watch>,
+    watch: Option<Arc<Watch>>,
 }
 
 impl Interpreter {
@@ -33,8 +33,8 @@ impl Interpreter {
     /// [`SandboxError::Limits`] for limits under which nothing can run; a damaged image.
     pub fn new(image: &Image, limits: &Limits) -> Result<Self, SandboxError> {
         limits.check(image.registers().pages)?;
-        let (image, limits, watch) = (image.clone(), limits.clone(), Watch::new());
-        let mut interpreter = Interpreter { image, limits, vm: None, calls: 0, watch };
+        let (image, limits) = (image.clone(), limits.clone());
+        let mut interpreter = Interpreter { image, limits, vm: None, calls: 0, watch: None };
         interpreter.ready()?;
         Ok(interpreter)
     }
@@ -42,6 +42,11 @@ impl Interpreter {
     /// Drops the interpreter; the next call makes a new one.
     pub fn discard(&mut self) {
         self.vm = None;
+    }
+
+    /// Whether the next call finds an instance: the last did not end it.
+    pub fn is_up(&self) -> bool {
+        self.vm.is_some()
     }
 
     /// A digest of all that the next call starts from: memory, globals, and what the host keeps.
@@ -70,11 +75,33 @@ impl Interpreter {
         Ok(self.vm.as_mut().expect("made above"))
     }
 
+    /// Has the watchdog look after it from now on, a thread of this process; the first call does, if it was not asked to before.
+    pub fn watch(&mut self) {
+        self.watch.get_or_insert_with(Watch::new);
+    }
+
+    /// Runs a program so that what its like opens and makes once in a process is there; without a watchdog and its thread, so
+    /// that the process may be forked afterwards.
+    pub fn warm(&mut self, source: &str) -> Result<(), SandboxError> {
+        self.run(source, None, &(Arc::new(|| false) as Stop))?;
+        self.ready().map(drop)
+    }
+
     /// Runs a program to its end, to a limit or until `stop` says so; in a session, as its next block.
     ///
     /// # Errors
     /// If the instance is gone and none can be made: the call has not begun.
     pub fn call(
+        &mut self,
+        source: &str,
+        session: Option<&mut Session>,
+        stop: &Stop,
+    ) -> Result<Outcome, SandboxError> {
+        self.watch();
+        self.run(source, session, stop)
+    }
+
+    fn run(
         &mut self,
         source: &str,
         mut session: Option<&mut Session>,
@@ -106,9 +133,9 @@ impl Interpreter {
         vm.set_fuel(limits.fuel);
         let end = started + Duration::from_millis(limits.wall_ms);
         // SAFETY: the counter is `vm`'s, which lives on after the guard has ended.
-        let running = unsafe { watch.begin(end, vm.tank(), stop.clone()) };
+        let running = watch.as_ref().map(|watch| unsafe { watch.begin(end, vm.tank(), stop.clone()) });
         let ended = vm.turn(RUN);
-        let interrupted = running.end();
+        let interrupted = running.and_then(Running::end);
         let left = interrupted.unwrap_or_else(|| vm.fuel());
         let broken = ended.is_err();
         if let Some(session) = &mut session {

@@ -52,6 +52,9 @@ pub use outcome::{Outcome, PythonError};
 pub use pool::{Completion, Job, Pool, Refused};
 #[doc(hidden)]
 pub use process::confine;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub use process::confine_zygote;
 pub use process::worker_main_if_asked;
 pub use sandbox::Sandbox;
 pub use session::{Session, Spill};

@@ -58,7 +58,7 @@ impl Sandbox {
         self.call(source, Some(session), &stop).unwrap_or_else(|e| Outcome::lost(e.to_string()))
     }
 
-    /// The process that it runs in, where it has one of its own: another after one died.
+    /// The process that it runs in, where it has one of its own: another one from time to time.
     pub fn process_id(&self) -> Option<u32> {
         match &self.place {
             Place::Thread(_) => None,

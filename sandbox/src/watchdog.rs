@@ -7,7 +7,7 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, Weak};
+use std::sync::{Arc, Barrier, Condvar, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use wasmer::{AsStoreMut, Extern, Global};
@@ -112,8 +112,16 @@ struct Watches {
 }
 
 static WATCHES: LazyLock<Watches> = LazyLock::new(|| {
+    let up = Arc::new(Barrier::new(2));
+    let here = up.clone();
+    let run = move || {
+        up.wait();
+        watch();
+    };
     let thread = std::thread::Builder::new().name("sandbox watchdog".into());
-    thread.spawn(watch).expect("a thread can be started");
+    thread.spawn(run).expect("a thread can be started");
+    // The process may be confined next, and a thread on its way up does what a confined one may not.
+    here.wait();
     Watches { lock: Mutex::default(), wake: Condvar::new(), parked: AtomicBool::new(false) }
 });
 

@@ -2,39 +2,43 @@
 
 use std::fs;
 
-use crate::bench::{Memory, Plan, SYMPY, limits};
-use crate::{Builder, Image, Sandbox, SandboxError};
+use super::{Memory, Plan, SYMPY, builder, part};
+use crate::{Builder, Image, Isolation, Sandbox, SandboxError};
 
 pub(super) fn measure(image: &Image, plan: &Plan) -> Result<Memory, SandboxError> {
-    let builder = || Sandbox::builder().image(image.clone()).limits(limits());
-    let thread = more(builder, || pss("self"))?;
-    let process = builder().isolation(crate::Isolation::Process);
-    let process = match &plan.worker {
-        Some(exe) => process.worker(exe),
-        None => process,
-    };
-    let process = more(|| process.clone(), || children().iter().map(|pid| pss(pid)).sum())?;
-    let mut python = builder().build()?;
+    let builder = |isolation| builder(image, plan, isolation);
+    let [thread, _] = more(builder(Isolation::Thread), || pss("self"))?;
+    let in_children = || children().iter().map(|pid| pss(pid)).sum();
+    let [process, process_corpus] = more(builder(Isolation::Process), in_children)?;
+    let mut python = builder(Isolation::Thread).build()?;
     let mut bytes = |source| {
         let mut session = python.session();
         python.run_in(&mut session, source);
         session.bytes() as u64
     };
     let (session, sympy_session) = (bytes("x = 1"), bytes(SYMPY));
-    Ok(Memory { thread, process, session, sympy_session })
+    Ok(Memory { thread, process, process_corpus, session, sympy_session })
 }
 
-/// What the second of two interpreters that have run a program adds to `size`.
-fn more(builder: impl Fn() -> Builder, size: impl Fn() -> Option<u64>) -> Result<Option<u64>, SandboxError> {
-    let up = || {
-        let mut python = builder().build()?;
-        python.run(SYMPY);
-        Ok::<_, SandboxError>(python)
-    };
-    let _first = up()?;
+/// What the second of two interpreters that share what they can adds to `size`: when it has run a program, and when it has run
+/// the corpus.
+fn more(builder: Builder, size: impl Fn() -> Option<u64>) -> Result<[Option<u64>; 2], SandboxError> {
+    let make = builder.maker()?;
+    let warm = |python: &mut Sandbox| drop(python.run(SYMPY));
+    let used = |python: &mut Sandbox| part(true).iter().for_each(|p| drop(python.run(p.source)));
+    let (mut first, mut sizes) = (make()?, Vec::new());
+    warm(&mut first);
     let one = size();
-    let _second = up()?;
-    Ok(one.zip(size()).map(|(one, two)| two.saturating_sub(one)))
+    let mut second = make()?;
+    warm(&mut second);
+    sizes.push(one.zip(size()));
+    drop(second);
+    used(&mut first);
+    let one = size();
+    let mut second = make()?;
+    used(&mut second);
+    sizes.push(one.zip(size()));
+    Ok([0, 1].map(|n| sizes[n].map(|(one, two)| two.saturating_sub(one))))
 }
 
 /// The proportional set size of a process of this user.

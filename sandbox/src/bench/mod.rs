@@ -13,7 +13,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::{Program, programs};
-use crate::{Image, Isolation, Job, Limits, Sandbox, SandboxError};
+use crate::{Builder, Image, Isolation, Job, Limits, Sandbox, SandboxError};
 
 /// What to measure with.
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ pub struct Report {
     pub rates: Vec<Rate>,
     /// Against a process of native Python a program; the reason why not, where that could not be.
     pub native: Result<Native, String>,
+    /// Until another worker process is up where one is gone: the median.
+    #[serde(default)]
+    pub restart: Option<f64>,
     /// From a process's start to its first result, everything cached: the median.
     pub first: Option<f64>,
     pub memory: Memory,
@@ -102,6 +105,9 @@ pub struct Memory {
     pub thread: Option<u64>,
     /// One more worker process that has.
     pub process: Option<u64>,
+    /// One more worker process that has run the held-out corpus.
+    #[serde(default)]
+    pub process_corpus: Option<u64>,
     /// A parked session that holds a variable (`Session::bytes`).
     pub session: u64,
     /// A parked session that has worked with sympy.
@@ -147,12 +153,13 @@ pub fn run(image: &Image, plan: &Plan, say: &mut dyn FnMut(&str)) -> Result<Repo
     }
     say("memory");
     let memory = memory::measure(image, plan)?;
+    let restart = Some(restart(image, plan)?);
     say("a process's start to its first result");
     let first = native::first(&plan.first);
     say("a process of native Python a program");
     let native = native::measure(image, plan)?;
     let load = before.zip(load());
-    Ok(Report { workers: plan.workers, load, calls, corpus, rates, native, first, memory })
+    Ok(Report { workers: plan.workers, load, calls, corpus, rates, native, restart, first, memory })
 }
 
 /// Enough for every program of the corpus.
@@ -204,13 +211,31 @@ fn corpus(image: &Image, held_out: bool) -> Result<Corpus, SandboxError> {
     })
 }
 
-/// Programs a second on a fresh pool that has run each once.
-fn rate(image: &Image, plan: &Plan, isolation: Isolation, programs: &[Program]) -> Result<f64, SandboxError> {
+fn builder(image: &Image, plan: &Plan, isolation: Isolation) -> Builder {
     let builder = Sandbox::builder().image(image.clone()).limits(limits()).isolation(isolation);
-    let builder = match (&plan.worker, isolation) {
+    match (&plan.worker, isolation) {
         (Some(exe), Isolation::Process) => builder.worker(exe),
         _ => builder,
-    };
+    }
+}
+
+/// Milliseconds until a worker process that is gone is replaced and up.
+fn restart(image: &Image, plan: &Plan) -> Result<f64, SandboxError> {
+    let mut python = builder(image, plan, Isolation::Process).build()?;
+    let mut times = Vec::new();
+    for _ in 0..plan.calls.clamp(1, 100) {
+        python.run(CALLS[0].1);
+        python.discard();
+        let started = Instant::now();
+        python.ready()?;
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(percentile(&mut times, 0.5))
+}
+
+/// Programs a second on a fresh pool that has run each once.
+fn rate(image: &Image, plan: &Plan, isolation: Isolation, programs: &[Program]) -> Result<f64, SandboxError> {
+    let builder = builder(image, plan, isolation);
     let passes = plan.passes.max(1);
     let pool = builder.queue(programs.len() * passes).pool(plan.workers)?;
     let all = |passes: usize| {
@@ -261,6 +286,7 @@ mod tests {
             corpus: vec![Corpus::default()],
             rates: vec![rate],
             native: Err("python3: no sympy".into()),
+            restart: None,
             first: None,
             memory: Memory::default(),
         };

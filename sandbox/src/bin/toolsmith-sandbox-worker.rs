@@ -1,6 +1,6 @@
 //! The worker processes of this crate's own tests, whose executable has a `main` of its own; and `probe NAME`, which confines
 //! itself as a worker does, waits for a line, and then tries what a worker must not do; and `parent`, which has a worker that is
-//! busy for ever.
+//! busy for ever; and `probe-zygote`, which confines itself as a zygote does and names each of several things that it can still do.
 
 use std::process::exit;
 
@@ -11,6 +11,8 @@ fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["probe", name] => probe(ATTEMPTS.iter().find(|(n, _)| n == name).expect("a known attempt").1),
+        #[cfg(target_os = "linux")]
+        ["probe-zygote"] => probe_zygote(),
         ["parent"] => parent(),
         _ => {
             eprintln!("toolsmith-sandbox-worker: started by a pool only");
@@ -46,12 +48,27 @@ fn probe(attempt: Attempt) {
     exit(status.into());
 }
 
+#[cfg(target_os = "linux")]
+fn probe_zygote() {
+    toolsmith_sandbox::confine_zygote().expect("it can be confined");
+    println!("confined");
+    let denied =
+        ["socket", "fork", "execve", "kill", "unlink", "map code", "make code", "ioctl", "open to write"];
+    for (name, attempt) in ATTEMPTS.iter().filter(|(name, _)| denied.contains(name)) {
+        // SAFETY: as in `probe`.
+        if unsafe { attempt() } >= 0 {
+            println!("{name}");
+        }
+    }
+}
+
 type Attempt = unsafe fn() -> i64;
 
 /// What a worker might be made to do if every wall before were broken; `nothing` is the control.
 const ATTEMPTS: &[(&str, Attempt)] = &[
     ("nothing", || 0),
     ("open", || unsafe { libc::open(c"/etc/passwd".as_ptr(), libc::O_RDONLY).into() }),
+    ("open to write", || unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY).into() }),
     ("socket", || unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0).into() }),
     ("fork", || unsafe { libc::fork().into() }),
     ("thread", || std::thread::Builder::new().spawn(|| ()).map_or(-1, |_| 0)),

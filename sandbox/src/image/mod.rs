@@ -33,7 +33,7 @@ use manifest::Manifest;
 pub use recipe::{Packages, Recipe};
 use seal::Seal;
 
-const CODE: &str = "code.bin";
+pub(crate) const CODE: &str = "code.bin";
 const MEMORY: &str = "memory.bin";
 /// The module's data, of which a snapshot is made.
 const DATA: &str = "data.bin";

@@ -20,6 +20,8 @@ use wasmer_vm::{
 
 pub(crate) use patch::Patch;
 pub(crate) use slot::{Original, Resident, Slot};
+#[cfg(target_os = "linux")]
+pub(crate) use written::reopen_pagemap;
 pub(crate) use written::{PAGEMAP_SCAN, page_size};
 
 /// Bytes of a WebAssembly page.

@@ -6,15 +6,30 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+const PAGEMAP: &str = "/proc/self/pagemap";
+static FILE: OnceLock<Option<File>> = OnceLock::new();
+
 /// This process's page map. Opened once, since a confined process cannot.
 fn pagemap() -> Option<&'static File> {
-    static FILE: OnceLock<Option<File>> = OnceLock::new();
-    FILE.get_or_init(|| File::open("/proc/self/pagemap").ok()).as_ref()
+    FILE.get_or_init(|| File::open(PAGEMAP).ok()).as_ref()
+}
+
+/// In a process that was forked: its own page map in the place of the one it inherited, which is its maker's. Gives the
+/// descriptor, if there is one.
+#[cfg(target_os = "linux")]
+pub(crate) fn reopen_pagemap() -> io::Result<Option<RawFd>> {
+    let Some(inherited) = FILE.get().and_then(Option::as_ref) else { return Ok(None) };
+    let mine = File::open(PAGEMAP)?;
+    // SAFETY: both are open; what the old number stands for from now on is as good a page map.
+    match unsafe { libc::dup3(mine.as_raw_fd(), inherited.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        at => Ok(Some(at)),
+    }
 }
 
 /// Bytes of a page of the host.

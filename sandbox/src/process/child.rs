@@ -1,91 +1,151 @@
-//! A running worker process: starting it, talking to it within a time, finding out how it died.
+//! A worker process, or the zygote of several: talking to it within a time, finding out how it died.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ASK, PREFIX, Reply, Request, frame, lengths};
-use crate::error::one_line;
-use crate::{Image, Limits, Outcome, SandboxError};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpgid, waitpid};
 
-/// How long a worker may take to come up.
-const START: Duration = Duration::from_secs(60);
+use super::{ASK, PREFIX, Reply, Request, frame, lengths};
+use crate::Outcome;
+
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A worker process. Dropping it kills and reaps it.
+/// A child process that speaks this module's language. Dropping it kills and reaps it.
 pub(super) struct Child {
-    process: std::process::Child,
-    stdin: ChildStdin,
-    stdout: ChildStdout,
+    process: Process,
+    requests: File,
+    replies: File,
     /// Bytes written since the last answer.
     sent: usize,
+    /// It has given its last answer.
+    spent: bool,
+    group: Arc<Group>,
 }
 
 /// What a wait is over for, beside its pipe.
 pub(super) type Until<'a> = &'a mut dyn FnMut() -> io::Result<()>;
 
+/// A child by its number, which stays its own until it is reaped.
+struct Process {
+    pid: Pid,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// How it ended, if it has.
+    fn poll(&mut self, options: WaitOptions) -> io::Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            let found = retry_on_intr(|| waitpid(Some(self.pid), options))?;
+            self.ended = found.map(|(_, status)| ExitStatus::from_raw(status.as_raw()));
+        }
+        Ok(self.ended)
+    }
+
+    /// Ends it, where it has not ended, and waits until it has.
+    fn end(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            // Of no effect on one that is dying already: its status is settled before its pipes close.
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+        self.poll(WaitOptions::empty())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// The process group of a child that was executed, and of those that were forked from it. Reaps, when the last of them is gone,
+/// one that nobody was told of because its zygote died over forking it; it ends by itself, for nobody holds its pipes.
+struct Group(Pid);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        while !matches!(waitpgid(self.0, WaitOptions::empty()), Err(e) if e != Errno::INTR) {}
+    }
+}
+
 impl Child {
-    pub fn start(exe: &Path, image: &Image, limits: &Limits) -> Result<Child, SandboxError> {
-        let failed = |why: String| SandboxError::Worker { exe: exe.to_path_buf(), why: one_line(&why) };
-        let mut process = Command::new(exe)
-            .arg(ASK)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| failed(e.to_string()))?;
-        let stdin = process.stdin.take().expect("piped");
-        let stdout = process.stdout.take().expect("piped");
-        let mut child = Child { process, stdin, stdout, sent: 0 };
-        let begin = Request::Begin { image: image.folder().to_path_buf(), limits: limits.clone() };
-        let end = Instant::now() + START;
-        let until = &mut || before(end);
-        let ready = child.settle().and_then(|()| child.send(&frame(&begin, &[])?, until));
-        match ready.and_then(|()| child.receive(until)) {
-            Ok((Reply::Ready, _)) => Ok(child),
-            Ok((Reply::Failed(why), _)) => Err(failed(why)),
-            Ok((Reply::Done(_), _)) => Err(failed("it answered what it was not asked".into())),
-            Err(e) => Err(failed(format!(
-                "{e}; its main must begin with toolsmith_sandbox::worker_main_if_asked()"
-            ))),
+    /// Executes `command` and has it `begin`.
+    pub fn spawn(command: &mut Command, begin: &Request, until: Until) -> io::Result<Child> {
+        let (theirs, requests) = request_pipe()?;
+        let process = command.arg(ASK).env_clear().process_group(0).stdin(theirs).stdout(Stdio::piped());
+        let mut process = process.spawn()?;
+        let replies = process.stdout.take().expect("piped").into();
+        let pid = Pid::from_child(&process);
+        let mut child = Child::new(pid, requests, replies, Arc::new(Group(pid)))?;
+        child.send(&frame(begin, &[])?, until)?;
+        child.begun(until)?;
+        Ok(child)
+    }
+
+    /// A child of this process, with this side's ends of its pipes.
+    fn new(pid: Pid, requests: OwnedFd, replies: OwnedFd, group: Arc<Group>) -> io::Result<Child> {
+        let process = Process { pid, ended: None };
+        let child = Child {
+            process,
+            requests: requests.into(),
+            replies: replies.into(),
+            sent: 0,
+            spent: false,
+            group,
+        };
+        for fd in [&child.requests, &child.replies] {
+            // Neither may block this process; the other ends have flags of their own.
+            let flags = rustix::fs::fcntl_getfl(fd)?;
+            rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+        }
+        Ok(child)
+    }
+
+    /// Waits until it says that it is up.
+    pub fn begun(&mut self, until: Until) -> io::Result<()> {
+        match self.receive(until)?.0 {
+            Reply::Ready => Ok(()),
+            other => Err(unasked(other)),
         }
     }
 
-    /// Lets neither end of a pipe block this process.
-    fn settle(&self) -> io::Result<()> {
-        for fd in [self.stdin.as_raw_fd(), self.stdout.as_raw_fd()] {
-            // SAFETY: flags of descriptors this value owns; the worker's ends have their own.
-            let set = unsafe {
-                let flags = libc::fcntl(fd, libc::F_GETFL);
-                libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)
-            };
-            if set == -1 {
-                return Err(io::Error::last_os_error());
+    /// Of a zygote: another worker, which has not begun yet.
+    #[cfg(target_os = "linux")]
+    pub fn fork(&mut self, until: Until) -> io::Result<Child> {
+        let (their_requests, requests) = io::pipe()?;
+        let (replies, their_replies) = io::pipe()?;
+        super::pass::send(&self.requests, [their_requests.into(), their_replies.into()])?;
+        match self.receive(until)?.0 {
+            Reply::Forked(pid) => {
+                let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+                Child::new(pid, requests.into(), replies.into(), self.group.clone())
             }
+            other => Err(unasked(other)),
         }
-        Ok(())
     }
 
     pub fn id(&self) -> u32 {
-        self.process.id()
+        self.process.pid.as_raw_nonzero().get() as u32
     }
 
-    /// Whether the process is there.
+    /// Whether the process is there, and takes another request.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(None))
+        !self.spent && matches!(self.process.poll(WaitOptions::NOHANG), Ok(None))
     }
 
     /// Writes a message, while `until` lets it: a worker that was stopped reads nothing.
     pub fn send(&mut self, message: &[u8], until: Until) -> io::Result<()> {
         let mut rest = message;
         while !rest.is_empty() {
-            match self.stdin.write(rest) {
+            match self.requests.write(rest) {
                 Ok(n) => (self.sent, rest) = (self.sent + n, &rest[n..]),
-                Err(e) => self.blocked(e, self.stdin.as_raw_fd(), libc::POLLOUT, until)?,
+                Err(e) => self.blocked(e, self.requests.as_raw_fd(), libc::POLLOUT, until)?,
             }
         }
         Ok(())
@@ -93,7 +153,7 @@ impl Child {
 
     /// Waits for a message's first byte, while `until` lets it.
     pub fn listen(&self, until: Until) -> io::Result<()> {
-        self.blocked(io::ErrorKind::WouldBlock.into(), self.stdout.as_raw_fd(), libc::POLLIN, until)
+        self.blocked(io::ErrorKind::WouldBlock.into(), self.replies.as_raw_fd(), libc::POLLIN, until)
     }
 
     /// Reads a message, while `until` lets it; broken off, the rest of it would be taken for the next.
@@ -105,15 +165,17 @@ impl Child {
         self.fill(&mut message, until)?;
         let body = message.split_off(head);
         self.sent = 0;
-        Ok((serde_json::from_slice(&message)?, body))
+        let reply = serde_json::from_slice(&message)?;
+        self.spent |= matches!(reply, Reply::Done { last: true, .. });
+        Ok((reply, body))
     }
 
     fn fill(&mut self, mut buffer: &mut [u8], until: Until) -> io::Result<()> {
         while !buffer.is_empty() {
-            match self.stdout.read(buffer) {
+            match self.replies.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => buffer = &mut buffer[n..],
-                Err(e) => self.blocked(e, self.stdout.as_raw_fd(), libc::POLLIN, until)?,
+                Err(e) => self.blocked(e, self.replies.as_raw_fd(), libc::POLLIN, until)?,
             }
         }
         Ok(())
@@ -141,16 +203,14 @@ impl Child {
     pub fn unread(&self) -> bool {
         let mut waiting: libc::c_int = 0;
         // SAFETY: fills an int. Where a pipe's writing end does not tell, the call counts as begun.
-        let told = unsafe { libc::ioctl(self.stdin.as_raw_fd(), libc::FIONREAD, &mut waiting) } == 0;
+        let told = unsafe { libc::ioctl(self.requests.as_raw_fd(), libc::FIONREAD, &mut waiting) } == 0;
         told && waiting as usize + PREFIX >= self.sent
     }
 
     /// What became of a call in a worker that broke off: it died, of the program or of something else.
     pub fn post_mortem(mut self) -> Outcome {
-        // Of no effect on one that is dying already: its status is settled before its pipes close.
-        let _ = self.process.kill();
-        let status = match self.process.wait() {
-            Ok(status) => status,
+        let status = match self.process.end() {
+            Ok(status) => status.expect("it was waited for"),
             Err(e) => return Outcome::lost(format!("the interpreter's process is gone: {e}")),
         };
         use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
@@ -166,10 +226,24 @@ impl Child {
     }
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+/// A pipe for requests. On Linux a socket, which takes a zygote descriptors along with them.
+#[cfg(target_os = "linux")]
+fn request_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (theirs, ours) = std::os::unix::net::UnixStream::pair()?;
+    Ok((theirs.into(), ours.into()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn request_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (theirs, ours) = io::pipe()?;
+    Ok((theirs.into(), ours.into()))
+}
+
+/// The error that an answer is which was not asked for, or that says what failed.
+fn unasked(reply: Reply) -> io::Error {
+    match reply {
+        Reply::Failed(why) => io::Error::other(why),
+        _ => io::Error::other("it answered what it was not asked"),
     }
 }
 

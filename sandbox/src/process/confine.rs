@@ -19,6 +19,17 @@ pub(super) fn close_others() {
     }
 }
 
+/// From here on this process forks workers and prepares them to be confined for good, and does nothing else: no file written, no
+/// program executed, no other process signalled or looked into.
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub fn confine_zygote() -> io::Result<()> {
+    limit(&[(libc::RLIMIT_CORE, 0), (libc::RLIMIT_FSIZE, 0), (libc::RLIMIT_NOFILE, 32)])?;
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    filter::install_zygote()?;
+    Ok(())
+}
+
 /// From here on this process computes and answers, and does nothing else. For good.
 #[doc(hidden)]
 pub fn confine(limits: &Limits) -> io::Result<()> {
@@ -32,15 +43,24 @@ pub fn confine(limits: &Limits) -> io::Result<()> {
 fn limit_resources(limits: &Limits) -> io::Result<()> {
     let host = 512 << 20;
     let data = (u64::from(limits.memory_mb) << 20) * 2 + host;
-    let all = [
+    limit(&[
         (libc::RLIMIT_CORE, 0),
         (libc::RLIMIT_FSIZE, 0),
         (libc::RLIMIT_NOFILE, 32),
         (libc::RLIMIT_DATA, data),
         #[cfg(target_os = "linux")]
         (libc::RLIMIT_NPROC, 0),
-    ];
-    for (resource, most) in all {
+    ])
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+type Resource = libc::c_int;
+
+/// Lowers resource limits to at most these.
+fn limit(all: &[(Resource, u64)]) -> io::Result<()> {
+    for (resource, most) in all.iter().copied() {
         let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: a valid resource and a struct of ours.
         let set = unsafe {
@@ -104,8 +124,36 @@ mod filter {
     /// Refused with EPERM, which std, asking for a file's length before it reads it, does not mind. They can name a file.
     const DECLINED: &[libc::c_long] = &[libc::SYS_statx, libc::SYS_newfstatat];
 
+    /// What the zygote needs beyond that: to receive, to fork, and to do in the fork what goes before `confine`, which starts
+    /// a thread. It may open any file, to read.
+    const ZYGOTE: &[libc::c_long] = &[
+        // Refused by the other filter.
+        libc::SYS_clone3,
+        libc::SYS_dup3,
+        libc::SYS_fcntl,
+        libc::SYS_fstat,
+        libc::SYS_getrlimit,
+        libc::SYS_prctl,
+        libc::SYS_prlimit64,
+        libc::SYS_recvmsg,
+        libc::SYS_rseq,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_seccomp,
+        libc::SYS_set_robust_list,
+        libc::SYS_setrlimit,
+        libc::SYS_write,
+    ];
+
     pub fn install() -> io::Result<()> {
-        for program in [declined(), allowed()] {
+        apply([declined(), allowed()])
+    }
+
+    pub fn install_zygote() -> io::Result<()> {
+        apply([no_clone3(), allowed_to_zygote()])
+    }
+
+    fn apply(programs: [Result<BpfProgram, BackendError>; 2]) -> io::Result<()> {
+        for program in programs {
             // Sets no_new_privs, and reaches the watchdog's thread too.
             let program = program.map_err(io::Error::other)?;
             seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)?;
@@ -118,6 +166,33 @@ mod filter {
         let rules = DECLINED.iter().map(|n| (*n, vec![])).collect();
         let no = SeccompAction::Errno(libc::EPERM as u32);
         SeccompFilter::new(rules, SeccompAction::Allow, no, arch()?)?.try_into()
+    }
+
+    /// Its flags cannot be looked at. C libraries then start threads by `clone`.
+    fn no_clone3() -> Result<BpfProgram, BackendError> {
+        let rules = [(libc::SYS_clone3, vec![])].into();
+        let no = SeccompAction::Errno(libc::ENOSYS as u32);
+        SeccompFilter::new(rules, SeccompAction::Allow, no, arch()?)?.try_into()
+    }
+
+    /// What is not allowed fails, and with it the worker that was to be.
+    fn allowed_to_zygote() -> Result<BpfProgram, BackendError> {
+        let is = |arg, op, value| SeccompCondition::new(arg, Dword, op, value);
+        let one = |a| SeccompRule::new(vec![a]);
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            [FREE, DECLINED, ZYGOTE].concat().into_iter().map(|n| (n, vec![])).collect();
+        let no_code = || is(2, MaskedEq(libc::PROT_EXEC as u64), 0);
+        let writes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+        let (fork, thread) = (libc::CLONE_PARENT | libc::SIGCHLD, libc::CLONE_THREAD as u64);
+        rules.extend([
+            (libc::SYS_openat, vec![one(is(2, MaskedEq(writes as u64), libc::O_RDONLY as u64)?)?]),
+            (libc::SYS_mmap, vec![one(no_code()?)?]),
+            (libc::SYS_mprotect, vec![one(no_code()?)?]),
+            (libc::SYS_ioctl, vec![one(is(1, Eq, PAGEMAP_SCAN)?)?]),
+            (libc::SYS_clone, vec![one(is(0, Eq, fork as u64)?)?, one(is(0, MaskedEq(thread), thread)?)?]),
+        ]);
+        let no = SeccompAction::Errno(libc::EPERM as u32);
+        SeccompFilter::new(rules, no, SeccompAction::Allow, arch()?)?.try_into()
     }
 
     fn arch() -> Result<TargetArch, BackendError> {

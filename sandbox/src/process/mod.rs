@@ -1,12 +1,22 @@
 //! A worker process, from both ends of its pipes: [`Worker`] in the program that uses it, [`worker_main_if_asked`] in it.
 //!
+//! On Linux workers are forked. The executable is started again once, as a zygote that loads the image, warms an interpreter up
+//! and then forks a worker for each pair of pipes that it is sent ([`Nursery`] keeps it, `zygote` is its side): what it has in
+//! memory, its workers share until they write to it. They are nevertheless the program's own children, not the zygote's.
+//! Elsewhere the executable is started again for each worker.
+//!
 //! A message is two little-endian u32 lengths and as many bytes: JSON ([`Request`] to the worker, [`Reply`] back), then the
 //! bytes of a session where the call has one. What a program prints never reaches these pipes: the host keeps it.
 
 mod child;
 mod confine;
+mod nursery;
+#[cfg(target_os = "linux")]
+mod pass;
 mod serve;
 mod worker;
+#[cfg(target_os = "linux")]
+mod zygote;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +27,10 @@ use crate::{Limits, Outcome};
 
 #[doc(hidden)]
 pub use confine::confine;
+#[cfg(target_os = "linux")]
+#[doc(hidden)]
+pub use confine::confine_zygote;
+pub(crate) use nursery::Nursery;
 pub use serve::worker_main_if_asked;
 pub(crate) use worker::Worker;
 
@@ -27,7 +41,7 @@ const ASK: &str = "__toolsmith_sandbox_worker";
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
-    /// What the worker is for; the first message.
+    /// What the process is for; its first message.
     Begin { image: PathBuf, limits: Limits },
     /// A program, with a session where `session` is set.
     Run { source: String, session: bool },
@@ -37,12 +51,15 @@ enum Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Reply {
-    /// The worker is up.
+    /// The worker is up; or the zygote.
     Ready,
     /// It will not be.
     Failed(String),
-    /// A program's, with its session where it had one.
-    Done(Outcome),
+    /// The zygote's: the number of the worker that it forked.
+    #[cfg(target_os = "linux")]
+    Forked(i32),
+    /// A program's, with its session where it had one. After the `last` the worker ends.
+    Done { outcome: Outcome, last: bool },
 }
 
 /// The message as it travels.

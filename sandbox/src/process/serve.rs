@@ -1,4 +1,4 @@
-//! What runs inside a worker process.
+//! What runs inside a worker process, and on Linux in the zygote before it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -6,11 +6,15 @@ use std::mem::ManuallyDrop;
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+use super::confine::confine_zygote;
 use super::confine::{close_others, confine};
+#[cfg(target_os = "linux")]
+use super::zygote::Zygote;
 use super::{ASK, PREFIX, Reply, Request, frame, lengths};
 use crate::interpreter::Interpreter;
 use crate::watchdog::Stop;
-use crate::{Image, Limits, Outcome, SandboxError, Session};
+use crate::{Image, Outcome, SandboxError, Session};
 
 /// Makes this process a sandbox worker, and never returns, if it was started as one by a
 /// [`Pool`](crate::Pool) or a [`Sandbox`](crate::Sandbox); else returns at once. The first thing in `main` of a program that
@@ -26,22 +30,61 @@ pub fn worker_main_if_asked() {
 
 fn serve() -> io::Result<()> {
     // Ctrl-C, which a terminal sends to both, is for the parent.
-    // SAFETY: changes the disposition of a signal, and this process's name in `ps`.
-    unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        #[cfg(target_os = "linux")]
-        libc::prctl(libc::PR_SET_NAME, c"sandbox-worker".as_ptr());
-    }
+    // SAFETY: changes the disposition of a signal.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
     close_others();
     let Some((Request::Begin { image, limits }, _)) = read()? else {
         return Ok(());
     };
-    let ready = Image::trusted(&image).and_then(|image| begin(&image, &limits));
-    let mut interpreter = match ready {
-        Ok(interpreter) => interpreter,
-        Err(e) => return write(&Reply::Failed(e.to_string()), &[]),
+    let warm = || -> Result<_, SandboxError> {
+        let mut interpreter = Interpreter::new(&Image::trusted(&image)?, &limits)?;
+        #[cfg(target_os = "linux")]
+        super::zygote::unread(&image, || interpreter.warm("import os\nos.abort()"))?;
+        interpreter.warm("")?;
+        Ok(interpreter)
     };
-    write(&Reply::Ready, &[])?;
+    let mut interpreter = match warm() {
+        Ok(interpreter) => interpreter,
+        Err(e) => return refuse(e),
+    };
+    #[cfg(target_os = "linux")]
+    {
+        name(c"sandbox-zygote");
+        let zygote = Zygote::new().and_then(|zygote| confine_zygote().map(|()| zygote));
+        let zygote = match zygote {
+            Ok(zygote) => zygote,
+            Err(e) => return refuse(e),
+        };
+        write(&Reply::Ready, &[])?;
+        if !zygote.serve()? {
+            return Ok(());
+        }
+        name(c"sandbox-worker");
+        if let Err(e) = zygote.part() {
+            return refuse(e);
+        }
+    }
+    // What a call opens or starts once a process is opened and started before the door closes.
+    interpreter.watch();
+    match confine(&limits) {
+        Ok(()) => write(&Reply::Ready, &[])?,
+        Err(e) => return refuse(e),
+    }
+    work(interpreter)
+}
+
+fn refuse(why: impl std::fmt::Display) -> io::Result<()> {
+    write(&Reply::Failed(why.to_string()), &[])
+}
+
+/// This process's name in `ps`.
+#[cfg(target_os = "linux")]
+fn name(name: &std::ffi::CStr) {
+    // SAFETY: a string of less than 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+fn work(mut interpreter: Interpreter) -> io::Result<()> {
     let stop: Stop = Arc::new(told_to_stop);
     while let Some((request, body)) = read()? {
         let Request::Run { source, session } = request else {
@@ -55,22 +98,16 @@ fn serve() -> io::Result<()> {
         let outcome = interpreter.call(&source, session.as_mut(), &stop);
         let outcome = outcome.unwrap_or_else(|e| Outcome::lost(e.to_string()));
         let body = session.map(|s| s.to_bytes()).transpose()?;
-        write(&Reply::Done(outcome), &body.unwrap_or_default())?;
+        // A new instance would take some megabytes of its own, and another fork shares the zygote's.
+        let last = cfg!(target_os = "linux") && !interpreter.is_up();
+        write(&Reply::Done { outcome, last }, &body.unwrap_or_default())?;
+        if last {
+            break;
+        }
         // In the parent's time, not in the next call's.
         let _ = interpreter.ready();
     }
     Ok(())
-}
-
-/// An interpreter in a process that can do nothing else any more. What a call opens or starts once a process is opened and
-/// started by a call before the door closes.
-fn begin(image: &Image, limits: &Limits) -> Result<Interpreter, SandboxError> {
-    let mut interpreter = Interpreter::new(image, limits)?;
-    let never: Stop = Arc::new(|| false);
-    interpreter.call("", None, &never)?;
-    interpreter.ready()?;
-    confine(limits).map_err(SandboxError::io("the worker's confinement".as_ref()))?;
-    Ok(interpreter)
 }
 
 /// Whether the parent wants the running call to end: its next word can be nothing else. Ends the process if the parent is gone.
@@ -107,6 +144,6 @@ fn read() -> io::Result<Option<(Request, Vec<u8>)>> {
     Ok(Some((serde_json::from_slice(&message)?, body)))
 }
 
-fn write(reply: &Reply, body: &[u8]) -> io::Result<()> {
+pub(super) fn write(reply: &Reply, body: &[u8]) -> io::Result<()> {
     stream(1).write_all(&frame(reply, body)?)
 }

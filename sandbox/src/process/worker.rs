@@ -1,13 +1,13 @@
 //! A worker process as its owner sees it: calls go in, outcomes come out, whatever becomes of the process.
 
 use std::io;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::child::{Child, before};
-use super::{Reply, Request, frame};
+use super::{Nursery, Reply, Request, frame};
 use crate::watchdog::Stop;
-use crate::{Image, Limit, Limits, Outcome, SandboxError, Session};
+use crate::{Limit, Outcome, SandboxError, Session};
 
 /// How much longer than its own wall clock a call may take, and how long a worker may take to end a call when told.
 const GRACE: Duration = Duration::from_secs(2);
@@ -15,16 +15,13 @@ const OBEY: Duration = Duration::from_secs(1);
 
 /// A worker process that is started again when it is gone.
 pub(crate) struct Worker {
-    exe: PathBuf,
-    image: Image,
-    limits: Limits,
+    nursery: Arc<Nursery>,
     child: Option<Child>,
 }
 
 impl Worker {
-    pub fn start(exe: PathBuf, image: &Image, limits: &Limits) -> Result<Worker, SandboxError> {
-        limits.check(image.registers().pages)?;
-        let mut worker = Worker { exe, image: image.clone(), limits: limits.clone(), child: None };
+    pub fn start(nursery: Arc<Nursery>) -> Result<Worker, SandboxError> {
+        let mut worker = Worker { nursery, child: None };
         worker.ready()?;
         Ok(worker)
     }
@@ -36,9 +33,10 @@ impl Worker {
 
     fn child(&mut self) -> Result<&mut Child, SandboxError> {
         if !self.child.as_mut().is_some_and(Child::is_alive) {
-            // The old one is reaped first, so that there are never two.
+            let another = self.nursery.worker();
+            // Reaped whether there is another or not; meanwhile it has come to its end.
             self.child = None;
-            self.child = Some(Child::start(&self.exe, &self.image, &self.limits)?);
+            self.child = Some(another?);
         }
         Ok(self.child.as_mut().expect("started above"))
     }
@@ -86,17 +84,18 @@ impl Worker {
         session: &mut Option<&mut Session>,
         stop: &Stop,
     ) -> Result<Outcome, SandboxError> {
+        let wall_ms = self.nursery.limits().wall_ms;
         // A worker that was killed while it idled may look alive until the request finds nobody: that has cost nothing, so
         // another one gets it.
         for _ in 0..3 {
-            let end = Instant::now() + Duration::from_millis(self.limits.wall_ms) + GRACE;
+            let end = Instant::now() + Duration::from_millis(wall_ms) + GRACE;
             let child = self.child()?;
             let answer = match child.send(request, &mut || before(end)) {
                 Ok(()) => answer(child, end, stop),
                 Err(e) => Err(e),
             };
             let broken = match answer {
-                Ok((Reply::Done(outcome), body)) => {
+                Ok((Reply::Done { outcome, .. }, body)) => {
                     let Some(session) = session else { return Ok(outcome) };
                     match Session::from_bytes(&body) {
                         Ok(new) => {
@@ -115,7 +114,7 @@ impl Worker {
                     if let Some(session) = session {
                         session.advance(None);
                     }
-                    let why = format!("the program ran longer than {} ms", self.limits.wall_ms);
+                    let why = format!("the program ran longer than {} ms", wall_ms);
                     return Ok(match stop() {
                         true => Outcome::cancelled(),
                         false => Outcome::ended(Limit::Wall, "TimeoutError", why),
@@ -125,8 +124,7 @@ impl Worker {
                 _ => return Ok(child.post_mortem()),
             }
         }
-        let why = "it died before the call, three times over".into();
-        Err(SandboxError::Worker { exe: self.exe.clone(), why })
+        Err(self.nursery.failed("it died before the call, three times over"))
     }
 }
 

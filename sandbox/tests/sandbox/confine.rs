@@ -67,6 +67,14 @@ fn a_confined_process_computes_and_does_nothing_else() {
     assert_eq!(probe("stat", |_| ()).code(), Some(0));
 }
 
+/// The zygote has to open files and to fork. What else it may not do fails.
+#[test]
+fn a_confined_zygote_prepares_forks_and_does_nothing_else() {
+    let output = Command::new(worker()).arg("probe-zygote").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "confined\n", "what comes after got through");
+    assert!(output.status.success(), "{}", output.status);
+}
+
 /// A real worker: confined, and with nothing open but its pipes, standard error, the image and the page map.
 #[test]
 fn a_worker_is_confined_and_inherits_nothing() {
@@ -76,6 +84,7 @@ fn a_worker_is_confined_and_inherits_nothing() {
     assert_eq!(leaked, 77);
     let mut python = builder(&Limits::default()).worker(worker()).build().unwrap();
     assert_eq!(python.run("import os\nos.abort()").limit_hit, Some(Limit::Crash));
+    assert_eq!(python.run("1").error, None, "another worker");
     let pid = python.process_id().unwrap();
     confined(pid);
     // SAFETY: the duplicate made above.

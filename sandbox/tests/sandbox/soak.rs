@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use toolsmith_sandbox::corpus::programs;
 use toolsmith_sandbox::{
     Builder, Completion, Image, Job, Limit, Limits, Outcome, Pool, Recipe, Sandbox, Source,
 };
@@ -55,12 +56,31 @@ fn worker() -> &'static Path {
 
 /// All children of this process: whoever starts one, reaped or not.
 fn children() -> Vec<i32> {
+    children_of("self")
+}
+
+fn children_of(process: &str) -> Vec<i32> {
     let mut all = Vec::new();
-    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+    for task in fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten() {
         let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         all.extend(list.split_whitespace().filter_map(|p| p.parse::<i32>().ok()));
     }
     all
+}
+
+/// The children that run calls.
+fn workers() -> Vec<i32> {
+    named("sandbox-worker")
+}
+
+/// The one that those are forked from.
+fn zygote() -> i32 {
+    named("sandbox-zygote")[0]
+}
+
+fn named(name: &str) -> Vec<i32> {
+    let is = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n.trim() == name);
+    children().into_iter().filter(is).collect()
 }
 
 fn descriptors() -> usize {
@@ -83,7 +103,7 @@ fn kill_one_that_computes(first: usize) {
     let started = Instant::now();
     for n in first.. {
         assert!(started.elapsed() < Duration::from_secs(60), "none computes");
-        let all = children();
+        let all = workers();
         let Some(pid) = all.get(n % all.len().max(1)).copied().filter(|p| has(*p, "Seccomp:", "2")) else {
             continue;
         };
@@ -136,8 +156,8 @@ fn is_lost(outcome: &Outcome) -> bool {
 #[test]
 fn ten_thousand_calls_and_a_hundred_killed_workers() {
     let tidy = tidy();
-    let (calls, kills, workers) = (10_000, 100, 2);
-    let pool = builder().worker(worker()).queue(calls).pool(workers).unwrap();
+    let (calls, kills, strength) = (10_000, 100, 2);
+    let pool = builder().worker(worker()).queue(calls).pool(strength).unwrap();
     let steady = descriptors();
     for id in 0..calls as u64 {
         let source = format!("x = {id}\nfor i in range(x % 6000): x += 1\nprint(x)");
@@ -159,7 +179,8 @@ fn ten_thousand_calls_and_a_hundred_killed_workers() {
     // Even ones were run again; to be lost they must have met two kills. Odd ones were not.
     assert!((kills / 4..=kills).contains(&lost.len()), "{} of {kills}", lost.len());
     assert!(lost.iter().filter(|id| *id % 2 == 0).count() <= kills / 20, "{lost:?}");
-    until(|| children().len() == workers);
+    until(|| workers().len() == strength);
+    assert_eq!(children().len(), strength + 1, "and the zygote");
     assert_eq!(descriptors(), steady);
     drop(pool);
     tidy.check();
@@ -175,7 +196,7 @@ fn a_killed_worker_costs_the_call_it_was_in() {
         pool.submit(Job { retry, session: Some(Default::default()), ..Job::new(0, slow) }).unwrap();
         pool.submit(Job::new(1, "print('next')")).unwrap();
         std::thread::sleep(Duration::from_millis(200));
-        let victim = children()[0];
+        let victim = workers()[0];
         kill(victim);
         let first = next(&pool);
         assert_eq!(first.session.unwrap().blocks(), u32::from(retry), "the block was not run");
@@ -185,7 +206,7 @@ fn a_killed_worker_costs_the_call_it_was_in() {
         }
         assert_eq!(next(&pool).outcome.stdout, "next\n");
         // One that idles costs nothing.
-        let idle = children()[0];
+        let idle = workers()[0];
         assert_ne!(idle, victim);
         kill(idle);
         pool.submit(Job::new(2, "print('still')")).unwrap();
@@ -206,22 +227,82 @@ fn workers_that_cannot_be_started_again_hang_nothing() {
     fs::copy(worker(), &exe).unwrap();
     let pool = builder().worker(&exe).pool(2).unwrap();
     fs::rename(&exe, &away).unwrap();
-    kill(children()[0]);
+    kill(zygote());
+    kill(workers()[0]);
     let run = |n: u64| {
         (0..n).for_each(|id| pool.submit(Job::new(id, "print(1)")).unwrap());
         (0..n).map(|_| next(&pool).outcome).collect::<Vec<_>>()
     };
     run(20).iter().for_each(|o| assert_eq!(o.stdout, "1\n", "the other worker runs it: {o:?}"));
-    kill(children()[0]);
+    kill(workers()[0]);
     for o in run(5) {
         assert_eq!(o.limit_hit, Some(Limit::Lost));
         assert!(o.feedback().contains("cannot start the sandbox worker"), "{o:?}");
     }
     fs::rename(&away, &exe).unwrap();
     run(20).iter().for_each(|o| assert_eq!(o.stdout, "1\n", "{o:?}"));
-    until(|| children().len() == 2);
+    until(|| workers().len() == 2);
     drop(pool);
     drop(folder);
+    tidy.check();
+}
+
+/// A zygote that dies costs no call, whatever it is in the middle of; the next worker has another one.
+#[test]
+fn killed_zygotes_cost_nothing() {
+    let tidy = tidy();
+    let pool = builder().worker(worker()).pool(2).unwrap();
+    let steady = descriptors();
+    let first = zygote();
+    kill(first);
+    pool.submit(Job::new(0, "print(1)")).unwrap();
+    assert_eq!(next(&pool).outcome.stdout, "1\n", "workers live on");
+    for round in 0..60 {
+        let workers = workers();
+        // By turns before the zygote is asked for a fork, and while it makes one.
+        named("sandbox-zygote").into_iter().filter(|_| round % 2 == 0).for_each(kill);
+        workers.into_iter().for_each(kill);
+        std::thread::sleep(Duration::from_micros(100 * round));
+        named("sandbox-zygote").into_iter().filter(|_| round % 2 == 1).for_each(kill);
+        for id in 0..2 {
+            pool.submit(Job { retry: true, ..Job::new(id, format!("print({id})")) }).unwrap();
+        }
+        for _ in 0..2 {
+            let done = next(&pool);
+            assert_eq!(done.outcome.stdout, format!("{}\n", done.id), "{:?}", done.outcome);
+        }
+    }
+    until(|| workers().len() == 2);
+    assert_ne!(zygote(), first);
+    assert_eq!((children().len(), descriptors()), (3, steady));
+    drop(pool);
+    tidy.check();
+}
+
+/// What a worker has of its own once it has run many programs: the rest is its siblings' as well.
+#[test]
+fn a_further_worker_takes_ten_megabytes_at_most() {
+    let tidy = tidy();
+    let programs: Vec<_> = programs().into_iter().filter(|p| p.held_out()).collect();
+    let sizes = [1, 3].map(|workers| {
+        let limits = Limits { fuel: 20_000_000_000, ..Limits::default() };
+        let pool = builder().limits(limits).worker(worker()).pool(workers).unwrap();
+        // Among so many each gets its share.
+        let jobs = programs.iter().cycle().take(programs.len() * workers);
+        let count =
+            jobs.enumerate().map(|(id, p)| pool.submit(Job::new(id as u64, p.source)).unwrap()).count();
+        (0..count).for_each(|_| drop(next(&pool)));
+        let pss = |pid: i32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
+            line.split_whitespace().next().unwrap().parse::<i64>().unwrap()
+        };
+        until(|| self::workers().len() == workers);
+        children().into_iter().map(pss).sum::<i64>()
+    });
+    let further = (sizes[1] - sizes[0]) / 2;
+    println!("{sizes:?} KiB with one worker and with three: {further} KiB for one more");
+    assert!(further < 10_000_000 / 1024, "{sizes:?}");
     tidy.check();
 }
 
@@ -232,13 +313,16 @@ fn workers_do_not_outlive_their_parent() {
     let mut parent = Command::new(worker()).arg("parent").stdout(Stdio::piped()).spawn().unwrap();
     let mut pid = String::new();
     BufReader::new(parent.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-    let state = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    let state = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     std::thread::sleep(Duration::from_millis(100));
-    assert!(state().contains("(sandbox-worker)"), "{}", state());
+    let all = children_of(&parent.id().to_string());
+    assert_eq!(all.len(), 2, "the worker and its zygote");
+    let worker = pid.trim().parse().unwrap();
+    assert!(all.contains(&worker) && state(&worker).contains("(sandbox-worker)"), "{}", state(&worker));
     parent.kill().unwrap();
     parent.wait().unwrap();
-    // Whoever adopts it may not reap it at once.
-    until(|| state().is_empty() || state().contains(") Z "));
+    // Whoever adopts them may not reap them at once.
+    until(|| all.iter().map(state).all(|s| s.is_empty() || s.contains(") Z ")));
     tidy.check();
 }
 
@@ -260,20 +344,22 @@ fn flat(calls: usize) {
     let tidy = tidy();
     let mut python = builder().fuel(4_000_000).worker(worker()).build().unwrap();
     let mut alone = builder().fuel(4_000_000).build().unwrap();
-    let worker = python.process_id().unwrap();
+    let zygote = zygote();
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for n in 0..calls {
-        // Traps replace the instance, so that a run of calls without one comes first and reaches its own replacement.
+        // A trap costs the worker, so that a run of calls without one comes first and reaches its own end.
         let source = MIX[if n % 2500 < 1500 { n % 3 } else { n % MIX.len() }];
         let (a, b) = (python.run(source), alone.run(source));
         assert_eq!((a.stdout, a.fuel, a.limit_hit), (b.stdout, b.fuel, b.limit_hit), "{source}");
         if (n + 1) % (calls / 10) == 0 {
-            there.push(resident(worker));
+            // One that is up: the last call may have ended it.
+            python.run("1");
+            there.push(resident(python.process_id().unwrap()));
             here.push(resident(std::process::id()));
         }
     }
     println!("KiB after each tenth of {calls} calls: worker {there:?}, here {here:?}");
-    assert_eq!(python.process_id(), Some(worker), "it lived through all of them");
+    assert_eq!(self::zygote(), zygote, "it lived through all of them");
     for all in [there, here] {
         let (first, last) = (all[1..5].iter().max().unwrap(), all[5..].iter().max().unwrap());
         assert!(last - first < 8 << 10, "it grows: {all:?}");
@@ -293,17 +379,20 @@ fn memory_is_flat_over_a_hundred_thousand_calls() {
     flat(100_000);
 }
 
-/// wasmer keeps what is thrown until a store goes; it goes with every thousandth call.
+/// wasmer keeps what is thrown until a store goes; it goes with every thousandth call, and its process with it.
 #[test]
 fn exceptions_do_not_stay() {
     let tidy = tidy();
     let mut python = builder().worker(worker()).build().unwrap();
-    let pid = python.process_id().unwrap();
+    let size = |python: &mut Sandbox| {
+        python.run("1");
+        resident(python.process_id().unwrap())
+    };
     let mut sizes = Vec::new();
     for n in 0..10_000 {
         assert_eq!(python.run("raise ValueError('no')").feedback(), "ValueError: no");
         if n % 2500 == 2499 {
-            sizes.push(resident(pid));
+            sizes.push(size(&mut python));
         }
     }
     // And those of one call, caught or not, in Python and in the middle of C.
@@ -314,7 +403,7 @@ fn exceptions_do_not_stay() {
         "import numpy as np\nfor i in range(2000):\n    try: np.linalg.inv(np.zeros((2, 2)))\n    except Exception: pass",
     ] {
         assert_eq!(python.run(source).error, None, "{source}");
-        sizes.push(resident(pid));
+        sizes.push(size(&mut python));
     }
     println!("KiB after each 2500 exceptions, and after each of four calls with thousands: {sizes:?}");
     assert!(sizes.iter().max().unwrap() - sizes[0] < 4 << 10, "{sizes:?}");

@@ -88,14 +88,18 @@ fn tables(report: &Report) -> String {
         .map(|c| [name(c.held_out).into(), c.faults_p50.to_string(), c.faults_p99.to_string()]);
     text += &format!("\n{}", table(["page faults of a program", "p50", "p99"], &faults.collect::<Vec<_>>()));
 
-    let Memory { thread, process, session, sympy_session } = &report.memory;
+    let Memory { thread, process, process_corpus, session, sympy_session } = &report.memory;
     let known = |bytes: &Option<u64>| bytes.map_or("not told here".into(), mib);
     let mut rest = vec![
         ["a further interpreter in the process".into(), known(thread)],
         ["a further worker process".into(), known(process)],
+        ["the same after the corpus".into(), known(process_corpus)],
         ["a parked session with a variable".into(), mib(*session)],
         ["a parked session that used sympy".into(), mib(*sympy_session)],
     ];
+    if let Some(restart) = report.restart {
+        rest.push(["another worker for one that is gone".into(), format!("{restart:.1} ms")]);
+    }
     if let Some(first) = report.first {
         rest.push(["process start to first result".into(), format!("{first:.0} ms")]);
     }
@@ -165,8 +169,15 @@ mod tests {
                 ratio: 123.4,
                 ..Native::default()
             }),
+            restart: Some(123.4),
             first: Some(151.0),
-            memory: Memory { thread: Some(9 << 20), process: None, session: 26_000, sympy_session: 3 << 20 },
+            memory: Memory {
+                thread: Some(9 << 20),
+                process: None,
+                process_corpus: Some(99 << 20),
+                session: 26_000,
+                sympy_session: 3 << 20,
+            },
         };
         for native in [report.native.clone(), Err("python3: ModuleNotFoundError: No module".into())] {
             report.native = native;
