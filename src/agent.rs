@@ -230,7 +230,8 @@ impl AgentBuilder {
         let precision = self.dtype.into();
         let weights = source.weights(precision)?;
         let max_context = self.rollout.context(source.config.max_position_embeddings);
-        let options = EngineOptions { slots: 1, max_context, max_batch_tokens: PREFILL, precision };
+        let options =
+            EngineOptions { slots: 1, max_context, max_batch_tokens: PREFILL, kv_memory: None, precision };
         Ok(Agent {
             engine: Engine::new(&source.config, options)?,
             chat: Chat::load(self.rollout.template(tools.is_some()), &source.tokenizer)?.with_tools(specs),

@@ -5,6 +5,7 @@ use half::bf16;
 use std::hint::black_box;
 use std::time::Instant;
 use toolsmith_graphs::cpu::*;
+use toolsmith_graphs::{KvCache, plan::blocks_for};
 
 fn values(n: usize) -> Vec<f32> {
     let mut s = 1u32;
@@ -136,41 +137,48 @@ fn gemv(bench: &Bench) {
 fn attentions(bench: &Bench) {
     let a = Attention { heads: 9, kv_heads: 3, head_dim: 64, causal: true, scale: 0.125 };
     let (qw, width) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let whole = |n: u32, count: u32| -> Vec<Segment> {
-        (0..count).map(|i| Segment { q_start: i * n, q_len: n, kv_row: i * n, past: 0 }).collect()
-    };
-    let mut buf = ScratchBuf::new(attention_scratch(&a).max(attention_backward_scratch(&a, 2048)));
+    let whole =
+        |n: u32, count: u32| -> Vec<Segment> { (0..count).map(|i| Segment::whole(i * n, n)).collect() };
+    let bytes = attention_scratch(&a, 2048, true).max(attention_backward_scratch(&a, 2048));
+    let mut buf = ScratchBuf::new(bytes);
     for (n, count) in [(512, 1), (512, 4), (2048, 1)] {
         let segs = whole(n, count);
         let t = (n * count) as usize;
         let pairs = (n as f64) * (n as f64 + 1.0) / 2.0 * count as f64;
-        let (q, k, v, dout) = (values(t * qw), halves(t * width), halves(t * width), values(t * qw));
-        let kv = Kv::Bf16 { k: &k, v: &v };
+        let (q, k, v, dout) = (values(t * qw), values(t * width), values(t * width), values(t * qw));
         let (mut out, mut lse) = (vec![0.0; t * qw], vec![0.0; t * a.heads]);
         let flops = 4.0 * pairs * qw as f64;
         bench.line(&format!("attention bf16 {count}x{n} (causal pairs)"), flops, "GFLOP/s", || {
-            attention(black_box(&q), kv, &segs, &a, &mut out, Some(&mut lse), &mut buf.get());
+            attention(black_box(&q), &k, &v, true, &segs, &a, &mut out, &mut lse, &mut buf.get());
         });
         let (mut dq, mut dk, mut dv) = (vec![0.0; t * qw], vec![0.0; t * width], vec![0.0; t * width]);
         bench.line(&format!("attention_backward bf16 {count}x{n}"), 2.5 * flops, "GFLOP/s", || {
-            let saved = AttentionSaved { q: &q, kv, out: &out, lse: &lse };
+            let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
             let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&saved, black_box(&dout), &segs, &a, grads, &mut buf.get());
+            attention_backward(&saved, true, black_box(&dout), &segs, &a, grads, &mut buf.get());
         });
     }
     // Decoding reads a cache larger than the processor's: 30 layers' worth.
     for (count, ctx) in [(1u32, 1024u32), (16, 512), (32, 1024)] {
         let layers = if count == 1 { 30 } else { 8 };
-        let rows = (count * ctx) as usize;
-        let (k, v) = (halves(rows * width * layers), halves(rows * width * layers));
+        let blocks = blocks_for(ctx as usize) as u32;
+        let table: Vec<u32> = (0..count * blocks).collect();
+        let mut cache = KvCache::new(layers, table.len(), a.kv_heads, a.head_dim, true);
         let segs: Vec<Segment> =
-            (0..count).map(|i| Segment { q_start: i, q_len: 1, kv_row: i * ctx, past: ctx - 1 }).collect();
-        let q = values(count as usize * qw);
+            (0..count).map(|i| Segment { q_start: i, q_len: 1, past: ctx - 1, table: i * blocks }).collect();
+        let (q, kv) = (values(count as usize * qw), values(count as usize * width));
         let mut out = vec![0.0; q.len()];
-        let bytes = (rows * width * 4 * layers) as f64;
-        bench.line(&format!("decode attention bf16, {count} x {ctx} keys"), bytes, "GB/s", || {
-            for (k, v) in k.chunks_exact(rows * width).zip(v.chunks_exact(rows * width)) {
-                attention(black_box(&q), Kv::Bf16 { k, v }, &segs, &a, &mut out, None, &mut buf.get());
+        for layer in 0..layers {
+            let units = cache.layer(layer).units;
+            let random = values(units.len());
+            // Any bits below 1 in both halves.
+            units.iter_mut().zip(random).for_each(|(x, value)| *x = value.to_bits() & 0xbf3f_bf3f);
+        }
+        let bytes = (count * ctx) as usize * width * 4 * layers;
+        bench.line(&format!("decode attention bf16, {count} x {ctx} keys"), bytes as f64, "GB/s", || {
+            for layer in 0..layers {
+                let (layer, buf) = (cache.layer(layer), &mut buf.get());
+                cached_attention(black_box(&q), &kv, &kv, layer, &table, &segs, &a, &mut out, buf);
             }
         });
     }

@@ -133,13 +133,16 @@ fn compare(name: &str, t: usize, runs: usize, plans: &mut [Plan; 2], mut f: impl
     println!("{name:28} {fused}; without fusion {single}; ratio {:.3} [{:.3}]", m1 / m, b1 / b);
 }
 
+/// Blocks of the cache that a sequence has.
+const BLOCKS: usize = 10;
+
 /// `sequences` of `len` tokens each, `past` tokens in the cache.
-fn segments(sequences: usize, len: usize, past: usize, stride: usize) -> Vec<Segment> {
+fn segments(sequences: usize, len: usize, past: usize) -> Vec<Segment> {
     let segment = |i: usize| Segment {
         q_start: (i * len) as u32,
         q_len: len as u32,
-        kv_row: (i * stride) as u32,
         past: past as u32,
+        table: (i * BLOCKS) as u32,
     };
     (0..sequences).map(segment).collect()
 }
@@ -157,7 +160,8 @@ fn bench(size: Size) {
         bf16::from_f32((s as f32 / u32::MAX as f32 - 0.5) * 0.1)
     };
     let params: Vec<Vec<bf16>> = model.sizes.iter().map(|&n| (0..n).map(|_| next()).collect()).collect();
-    let mut kv = KvCache::new(size.layers, 32 * 640, size.kv_heads * size.hidden / size.heads, true);
+    let mut kv = KvCache::new(size.layers, 32 * BLOCKS, size.kv_heads, size.hidden / size.heads, true);
+    let table: Vec<u32> = (0..32 * BLOCKS as u32).collect();
     for (name, sequences, len, past) in [
         ("decode 1", 1, 1, 128),
         ("decode 16", 16, 1, 128),
@@ -168,11 +172,11 @@ fn bench(size: Size) {
         let ids = vec![1u32; t];
         let positions: Vec<u32> = (0..sequences).flat_map(|_| (past..past + len).map(|p| p as u32)).collect();
         let rows: Vec<u32> = (0..sequences).map(|i| ((i + 1) * len - 1) as u32).collect();
-        let segments = segments(sequences, len, past, 640);
+        let segments = segments(sequences, len, past);
         let inputs = ["ids", "positions", "rows"].map(|n| plans[0].u32_input(n).unwrap());
         let runs = if t > 100 { 15 } else { 60 };
         compare(&format!("{} {name}", size.name), t, runs, &mut plans, |plan| {
-            let mut b = Bindings::new(t, rows.len()).params(&params).kv(&mut kv).segments(&segments);
+            let mut b = Bindings::new(t, rows.len()).params(&params).kv(&mut kv, &table).segments(&segments);
             b = b.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &rows);
             rayon::scope(|_| plan.run(&mut b)).unwrap();
         });
@@ -186,7 +190,7 @@ fn bench(size: Size) {
         let mut grads: Vec<Vec<f32>> = model.sizes.iter().map(|&n| vec![0.0; n]).collect();
         let ids: Vec<u32> = (0..t as u32).map(|i| i % size.vocab as u32).collect();
         let positions: Vec<u32> = (0..4).flat_map(|_| 0..t as u32 / 4).collect();
-        let (weights, segments) = (vec![1.0 / t as f32; t], segments(4, t / 4, 0, t / 4));
+        let (weights, segments) = (vec![1.0 / t as f32; t], segments(4, t / 4, 0));
         let inputs = ["ids", "positions", "targets"].map(|n| plans[0].u32_input(n).unwrap());
         let input = plans[0].f32_input("weights").unwrap();
         let name = format!("{} train, checkpoint {checkpoint}", size.name);

@@ -74,7 +74,7 @@ fn inference(params: &dyn Params, bf16: bool, record: bool) {
     let mut plan = Plan::compile(&g, &[&logits], Options { tokens: 40, rows: 4, bf16 }).unwrap();
     plan.record(record);
     let inputs = ["ids", "positions", "rows"].map(|n| plan.u32_input(n).unwrap());
-    let mut kv = KvCache::new(LAYERS, 4 * CONTEXT, HIDDEN / 2, bf16);
+    let mut kv = KvCache::new(LAYERS, 4, 2, HIDDEN / 4, bf16);
     for (what, sequences, len, past) in [("prefill", 1, 40, 0), ("decode", 1, 1, 40), ("decode", 4, 1, 41)] {
         let t = sequences * len;
         let ids = vec![7u32; t];
@@ -82,7 +82,8 @@ fn inference(params: &dyn Params, bf16: bool, record: bool) {
         let rows: Vec<u32> = (0..sequences).map(|i| ((i + 1) * len - 1) as u32).collect();
         let segments = segments(sequences, len, past);
         let mut run = || {
-            let mut b = Bindings::new(t, rows.len()).params(params).kv(&mut kv).segments(&segments);
+            let mut b =
+                Bindings::new(t, rows.len()).params(params).kv(&mut kv, &[2, 0, 3, 1]).segments(&segments);
             b = b.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &rows);
             plan.run(&mut b).unwrap();
         };
@@ -94,12 +95,11 @@ fn inference(params: &dyn Params, bf16: bool, record: bool) {
 }
 
 fn segments(sequences: usize, len: usize, past: usize) -> Vec<Segment> {
-    let row = |i: usize| if past + len > 40 || sequences == 1 { i * CONTEXT } else { i * len };
     let segment = |i: usize| Segment {
         q_start: (i * len) as u32,
         q_len: len as u32,
-        kv_row: row(i) as u32,
         past: past as u32,
+        table: i as u32,
     };
     (0..sequences).map(segment).collect()
 }

@@ -159,7 +159,7 @@ fn infer(kind: Kind, bf16: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
     let mut plan = compile(&g, &[&logits], Options { tokens: 50, rows: 4, bf16 }, fuse);
     let weights = Weights::new(&b.sizes);
     let inputs = ["ids", "positions", "rows"].map(|n| plan.u32_input(n).unwrap());
-    let mut kv = KvCache::new(LAYERS, 3 * CONTEXT, 2 * HEAD, bf16);
+    let mut kv = KvCache::new(LAYERS, 3, 2, HEAD, bf16);
     let mut outputs = vec![];
     for spans in [
         vec![(0, 0, 37)],
@@ -170,13 +170,15 @@ fn infer(kind: Kind, bf16: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
         let (mut positions, mut rows, mut segments) = (vec![], vec![], vec![]);
         for &(slot, past, len) in &spans {
             let q_start = positions.len() as u32;
-            segments.push(Segment { q_start, q_len: len, kv_row: slot * CONTEXT as u32, past });
+            segments.push(Segment { q_start, q_len: len, past, table: slot });
             positions.extend(past..past + len);
             rows.push(positions.len() as u32 - 1);
         }
         let ids: Vec<u32> = positions.iter().map(|p| p * 31 % VOCAB as u32).collect();
-        let mut bindings =
-            Bindings::new(ids.len(), rows.len()).params(weights.get(bf16)).kv(&mut kv).segments(&segments);
+        let mut bindings = Bindings::new(ids.len(), rows.len())
+            .params(weights.get(bf16))
+            .kv(&mut kv, &[2, 0, 1])
+            .segments(&segments);
         bindings = bindings.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &rows);
         plan.run(&mut bindings).unwrap();
         outputs.push(plan.output(0).to_vec());
@@ -199,8 +201,7 @@ fn train(kind: Kind, bf16: bool, checkpoint: bool, fuse: bool) -> (Vec<Vec<f32>>
     let mut grads: Vec<Vec<f32>> = b.sizes.iter().map(|&n| vec![0.0; n]).collect();
     let (t, lens) = (52, [41, 11]);
     let positions: Vec<u32> = lens.iter().flat_map(|&n| 0..n).collect();
-    let segments =
-        [(0, 41), (41, 11)].map(|(q_start, q_len)| Segment { q_start, q_len, kv_row: q_start, past: 0 });
+    let segments = [(0, 41), (41, 11)].map(|(start, len)| Segment::whole(start, len));
     let ids: Vec<u32> = (0..t).map(|i| i * 17 % VOCAB as u32).collect();
     let loss_weights = numbers(7, t as usize);
     let inputs = ["ids", "positions", "targets"].map(|n| plan.u32_input(n).unwrap());

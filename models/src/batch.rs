@@ -4,6 +4,8 @@
 //! logits of a few rows; a [`TrainBatch`] is whole sequences end to end and wants a loss.
 //! Neither knows text, sampling or rewards.
 
+use crate::blocks::KvBlocks;
+
 /// Consecutive tokens of one sequence inside a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -54,10 +56,13 @@ pub trait Decode {
     fn max_batch_tokens(&self) -> usize;
     /// Runs the batch and returns the logits of the spans that asked, in order: `[spans with logits, vocab]`.
     ///
-    /// A row depends bit for bit on its own sequence only, whatever else is in the batch.
+    /// A row depends bit for bit on its own sequence only, whatever else is in the batch. Slots grow as needed.
+    ///
+    /// # Errors
+    /// If the cache has too few free blocks, or the model cannot compute.
     fn forward(&mut self, batch: &Batch) -> Result<&[f32], crate::Error>;
-    /// Copies the first `len` positions of slot `from` into slot `to`: samples of one prompt share its prefill.
-    fn copy_prefix(&mut self, from: usize, to: usize, len: usize);
+    /// The cache's blocks, to share what sequences have in common and to give back what is not needed any more.
+    fn kv(&mut self) -> &mut KvBlocks;
 }
 
 /// Whole sequences packed end to end for a loss.

@@ -1,13 +1,18 @@
-//! Inference: a decoder over a KV cache of slots.
+//! Inference: a decoder over a KV cache of blocks.
 //!
+//! A sequence lives in a slot, which grows block by block; [`KvBlocks`] says which.
 //! One plan serves prefill, feedback and decode: a batch is packed tokens, whatever they are.
 //! The final norm and the LM head run only on rows whose logits are wanted.
 
-use toolsmith_graphs::{Bindings, Dim, Graph, KvCache, Options, Params, Plan, Segment, plan::U32Input};
+use toolsmith_graphs::{
+    Bindings, Dim, Graph, KvCache, Options, Params, Plan, Segment,
+    plan::{BLOCK, U32Input, blocks_for},
+};
 
 use crate::{
-    Result,
+    Error, Result,
     batch::{Batch, Decode},
+    blocks::KvBlocks,
     config::ModelConfig,
     decoder::{Decoder, Head, Keys},
     weights::{Precision, WeightsView},
@@ -22,6 +27,8 @@ pub struct EngineOptions {
     pub max_context: usize,
     /// Tokens a batch may carry.
     pub max_batch_tokens: usize,
+    /// Bytes of the KV cache, at least a whole context's; `None`: enough for every slot to hold one.
+    pub kv_memory: Option<u64>,
     /// Precision of weights and matmul inputs.
     pub precision: Precision,
 }
@@ -31,6 +38,7 @@ pub struct EngineOptions {
 pub struct Engine {
     plan: Plan,
     cache: KvCache,
+    kv: KvBlocks,
     options: EngineOptions,
     vocab: usize,
     ids: U32Input,
@@ -45,14 +53,16 @@ struct Scratch {
     positions: Vec<u32>,
     rows: Vec<u32>,
     segments: Vec<Segment>,
+    blocks: Vec<u32>,
 }
 
 impl Engine {
     /// Compiles the model for `options`.
     ///
     /// # Errors
-    /// If the graph exceeds what a plan can bind.
+    /// If the graph exceeds what a plan can bind, or `kv_memory` is less than one context takes.
     pub fn new(config: &ModelConfig, options: EngineOptions) -> Result<Self> {
+        let bf16 = options.precision == Precision::Bf16;
         let graph = Graph::new();
         let decoder = Decoder::new(&graph, config, Head::Policy, Keys::Cache, true, options.max_context);
         let ids = graph.u32_input("ids", &[Dim::Tokens]);
@@ -63,23 +73,18 @@ impl Engine {
         let plan = Plan::compile(
             &graph,
             &[&logits],
-            Options {
-                tokens: options.max_batch_tokens,
-                rows: options.slots,
-                bf16: options.precision == Precision::Bf16,
-            },
+            Options { tokens: options.max_batch_tokens, rows: options.slots, bf16 },
         )?;
+        let (layers, heads, head_dim) =
+            (config.num_hidden_layers, config.num_key_value_heads, config.head_dim);
+        let blocks = blocks(&options, KvCache::block_bytes(layers, heads, head_dim, bf16))?;
         Ok(Self {
             ids: plan.u32_input("ids")?,
             positions: plan.u32_input("positions")?,
             rows: plan.u32_input("rows")?,
             plan,
-            cache: KvCache::new(
-                config.num_hidden_layers,
-                options.slots * options.max_context,
-                config.num_key_value_heads * config.head_dim,
-                options.precision == Precision::Bf16,
-            ),
+            cache: KvCache::new(layers, blocks, heads, head_dim, bf16),
+            kv: KvBlocks::new(options.slots, options.max_context, blocks),
             options,
             vocab: config.vocab_size,
             scratch: Scratch::default(),
@@ -102,10 +107,11 @@ impl Engine {
     }
 
     fn forward(&mut self, weights: &dyn Params, batch: &Batch) -> Result<&[f32]> {
-        let Scratch { positions, rows, segments } = &mut self.scratch;
+        let Scratch { positions, rows, segments, blocks } = &mut self.scratch;
         positions.clear();
         rows.clear();
         segments.clear();
+        blocks.clear();
         let mut start = 0;
         for span in &batch.spans {
             assert!(
@@ -117,17 +123,20 @@ impl Engine {
             segments.push(Segment {
                 q_start: start as u32,
                 q_len: span.len as u32,
-                kv_row: (span.slot * self.options.max_context) as u32,
                 past: span.past as u32,
+                table: blocks.len() as u32,
             });
+            self.kv.reserve(span.slot, span.past, span.len)?;
+            blocks.extend_from_slice(self.kv.table(span.slot));
             start += span.len;
             if span.logits {
                 rows.push(start as u32 - 1);
             }
         }
+        self.kv.take_copies().for_each(|(from, to)| self.cache.copy_block(from, to));
         let mut bindings = Bindings::new(batch.tokens.len(), rows.len())
             .params(weights)
-            .kv(&mut self.cache)
+            .kv(&mut self.cache, blocks)
             .segments(segments)
             .u32(self.ids, &batch.tokens)
             .u32(self.positions, positions)
@@ -161,8 +170,26 @@ impl Decode for Bound<'_> {
     fn forward(&mut self, batch: &Batch) -> Result<&[f32]> {
         self.engine.forward(self.weights, batch)
     }
-    fn copy_prefix(&mut self, from: usize, to: usize, len: usize) {
-        let n = self.engine.options.max_context;
-        self.engine.cache.copy_rows(from * n, to * n, len);
+    fn kv(&mut self) -> &mut KvBlocks {
+        &mut self.engine.kv
     }
+}
+
+/// Blocks of the cache, at `bytes` each.
+fn blocks(options: &EngineOptions, bytes: usize) -> Result<usize> {
+    let context = blocks_for(options.max_context);
+    let Some(memory) = options.kv_memory else { return Ok(options.slots * context) };
+    // More than every slot can use would lie idle.
+    let blocks = usize::try_from(memory).unwrap_or(usize::MAX) / bytes;
+    if blocks < context {
+        let mb = |bytes: u64| bytes.div_ceil(1_000_000);
+        return Err(Error::KvMemory(format!(
+            "kv_memory of {} MB holds {blocks} blocks of {BLOCK} positions; a context of {} takes {context}: give it {} MB or \
+             lower max_context",
+            mb(memory),
+            options.max_context,
+            mb((context * bytes) as u64)
+        )));
+    }
+    Ok(blocks.min(options.slots * context))
 }

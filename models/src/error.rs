@@ -28,6 +28,12 @@ pub enum Error {
     /// A batch that a plan cannot take.
     #[error("batch: {0}")]
     Batch(String),
+    /// The KV cache has no block left.
+    #[error(transparent)]
+    Full(#[from] crate::blocks::Full),
+    /// A KV cache that cannot hold one context.
+    #[error("{0}")]
+    KvMemory(String),
     /// The graph or its plan refused.
     #[error(transparent)]
     Graph(#[from] toolsmith_graphs::Error),

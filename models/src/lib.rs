@@ -3,7 +3,8 @@
 //! - From files: [`convert::ModelSource`] opens what a user calls a model, a Hugging Face directory or a `.gguf` file.
 //!   [`config`] is its shape, [`weights`] its parameters (mapped, in place), [`tokenizer`] its text.
 //! - In training: [`live`] is the one mapped file that the optimizer writes and the sampler reads.
-//! - At work: [`decoder`] is the architecture as a graph, [`engine`] generates with a KV cache, [`trainer`] learns.
+//! - At work: [`decoder`] is the architecture as a graph, [`engine`] generates with a KV cache, whose [`blocks`] sequences share;
+//!   [`trainer`] learns.
 //!
 //! Invariants: this crate samples nothing, knows no sandbox, and prints nothing. Parameters have one order everywhere,
 //! that of [`config::ModelConfig::param_specs`]. What lies on disk is replaced whole or not at all ([`files`]), and no
@@ -13,6 +14,7 @@
 compile_error!("weights are used as they lie in little-endian files");
 
 pub mod batch;
+pub mod blocks;
 pub mod checkpoint;
 pub mod config;
 pub mod convert;

@@ -362,7 +362,7 @@ fn pack(lens: &[usize]) -> (Vec<Segment>, Vec<u32>) {
     let (mut segments, mut positions) = (Vec::with_capacity(lens.len()), vec![]);
     for &len in lens {
         let start = positions.len() as u32;
-        segments.push(Segment { q_start: start, q_len: len as u32, kv_row: start, past: 0 });
+        segments.push(Segment::whole(start, len as u32));
         positions.extend(0..len as u32);
     }
     (segments, positions)

@@ -34,7 +34,8 @@ fn an_engines_second_batch_allocates_nothing() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         counting::wake();
-        let options = EngineOptions { slots: 4, max_context: 64, max_batch_tokens: 40, precision };
+        let options =
+            EngineOptions { slots: 4, max_context: 64, max_batch_tokens: 40, kv_memory: None, precision };
         let mut engine = Engine::new(&config, options).unwrap();
         let mut bound = engine.bind(&weights);
         for (sequences, len, past) in [(1, 40, 0), (1, 1, 40), (4, 1, 0), (4, 7, 1)] {

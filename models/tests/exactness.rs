@@ -56,9 +56,12 @@ impl Model {
     }
 
     fn engine(&self, slots: usize) -> Engine {
-        let options =
-            EngineOptions { slots, max_context: 160, max_batch_tokens: 320, precision: self.precision };
-        Engine::new(&self.config, options).unwrap()
+        Engine::new(&self.config, self.options(slots)).unwrap()
+    }
+
+    fn options(&self, slots: usize) -> EngineOptions {
+        let precision = self.precision;
+        EngineOptions { slots, max_context: 160, max_batch_tokens: 320, kv_memory: None, precision }
     }
 }
 
@@ -122,7 +125,7 @@ fn a_shared_prefix_is_as_good_as_a_prefill() {
     let mut batch = Batch::default();
     batch.push(0, 0, &prompt, false);
     bound.forward(&batch).unwrap();
-    bound.copy_prefix(0, 2, prompt.len());
+    bound.kv().share(0, 2, prompt.len());
     batch.clear();
     batch.push(2, prompt.len(), &next, true);
     let copied = bound.forward(&batch).unwrap().to_vec();

@@ -115,8 +115,13 @@ fn greedy_tokens_and_logits_are_the_references_in_f32() {
     let Some(model) = model() else { return };
     let weights = model.weights(Precision::F32).unwrap();
     let view = weights.view();
-    let options =
-        EngineOptions { slots: 4, max_context: 160, max_batch_tokens: 160, precision: Precision::F32 };
+    let options = EngineOptions {
+        slots: 4,
+        max_context: 160,
+        max_batch_tokens: 160,
+        kv_memory: None,
+        precision: Precision::F32,
+    };
     let mut engine = Engine::new(&model.config, options).unwrap();
     let golden = golden();
     for (slot, prompt) in golden["prompts"].as_array().unwrap().iter().enumerate() {
@@ -161,8 +166,13 @@ fn bf16_samples_what_it_trains() {
     let weights = model.weights(Precision::Bf16).unwrap();
     assert_eq!(weights.mapped(), model.config.param_specs().len(), "bf16 weights are used in place");
     let view = weights.view();
-    let options =
-        EngineOptions { slots: 1, max_context: 128, max_batch_tokens: 64, precision: Precision::Bf16 };
+    let options = EngineOptions {
+        slots: 1,
+        max_context: 128,
+        max_batch_tokens: 64,
+        kv_memory: None,
+        precision: Precision::Bf16,
+    };
     let mut engine = Engine::new(&model.config, options).unwrap();
     let continuation = &golden()["continuation"];
     let (prompt, next) = (ids(&continuation["prompt_ids"]), ids(&continuation["ids"]));

@@ -77,7 +77,8 @@ impl Inference {
             (slots, batch) = (slots.max(n), batch.max(len));
             max_context = max_context.max(phase.context());
         }
-        let options = EngineOptions { slots, max_context, max_batch_tokens: batch, precision };
+        let options =
+            EngineOptions { slots, max_context, max_batch_tokens: batch, kv_memory: None, precision };
         let weights = model.weights(precision)?;
         let engine = Engine::new(&model.config, options)?;
         let mut this = Inference { weights, engine, vocab: model.config.vocab_size };
@@ -85,7 +86,12 @@ impl Inference {
             this.run(Phase::Prefill { sequences: 1, tokens: past })?;
             let view = this.weights.view();
             let mut bound = this.engine.bind(&view);
-            (1..slots).for_each(|slot| bound.copy_prefix(0, slot, past));
+            let kv = bound.kv();
+            for slot in 1..slots {
+                kv.share(0, slot, past);
+                // In memory of its own: shared blocks would be read from the processor's cache.
+                kv.reserve(slot, 0, past)?;
+            }
         }
         Ok(this)
     }

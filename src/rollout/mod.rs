@@ -98,7 +98,13 @@ impl RolloutConfig {
     pub fn engine(&self, model: usize, precision: Precision) -> EngineOptions {
         let slots = self.concurrency + self.concurrency.div_ceil(2);
         let max_batch_tokens = slots.max(MIN_BATCH_TOKENS);
-        EngineOptions { slots, max_context: self.context(model), max_batch_tokens, precision }
+        EngineOptions {
+            slots,
+            max_context: self.context(model),
+            max_batch_tokens,
+            kv_memory: None,
+            precision,
+        }
     }
 }
 
@@ -201,6 +207,7 @@ pub fn rollout(
     let mut run = Run::new(&*model, text, tools, requests, config, on_event)?;
     let mut plan = Plan::default();
     let mut batch = Batch::default();
+    model.kv().clear();
     while !run.scheduler.is_done() {
         run.take_answers(Duration::ZERO)?;
         run.stats.wall_s = start.elapsed().as_secs_f64();
@@ -220,7 +227,7 @@ pub fn rollout(
         }
         run.fill(&plan, &mut batch);
         for c in &plan.copies {
-            model.copy_prefix(c.from, c.to, c.len);
+            model.kv().share(c.from, c.to, c.len);
         }
         let vocab = model.vocab_size();
         let logits = model.forward(&batch)?;

@@ -5,7 +5,9 @@ use super::{Answer, Call, Error, Stream, Text, ToolOutput, ToolPool};
 use crate::rng::Rng;
 use std::cell::RefCell;
 use std::time::Duration;
+use toolsmith_graphs::plan::{BLOCK, blocks_for};
 use toolsmith_models::batch::{Batch, Decode};
+use toolsmith_models::blocks::KvBlocks;
 use toolsmith_sandbox::Session;
 
 /// ASCII characters are their own ids; special tokens follow from 128.
@@ -88,14 +90,28 @@ pub struct Scripted<F> {
     /// Writes a row for a sequence.
     pub row: F,
     pub forwards: usize,
-    kv: Vec<Vec<u32>>,
+    kv: KvBlocks,
+    /// What each block holds.
+    blocks: Vec<[u32; BLOCK]>,
     out: Vec<f32>,
 }
 
 impl<F: FnMut(&[u32], &mut [f32])> Scripted<F> {
     pub fn new(slots: usize, max_batch_tokens: usize, max_context: usize, row: F) -> Self {
-        let kv = vec![Vec::new(); slots];
-        Self { slots, max_context, max_batch_tokens, vocab: 134, row, forwards: 0, kv, out: Vec::new() }
+        Self::with_blocks(slots, max_batch_tokens, max_context, slots * blocks_for(max_context), row)
+    }
+
+    /// With fewer blocks than all slots can fill.
+    pub fn with_blocks(
+        slots: usize,
+        max_batch_tokens: usize,
+        max_context: usize,
+        blocks: usize,
+        row: F,
+    ) -> Self {
+        let kv = KvBlocks::new(slots, max_context, blocks);
+        let (blocks, out) = (vec![[u32::MAX; BLOCK]; blocks], Vec::new());
+        Self { slots, max_context, max_batch_tokens, vocab: 134, row, forwards: 0, kv, blocks, out }
     }
 }
 
@@ -120,25 +136,34 @@ impl<F: FnMut(&[u32], &mut [f32])> Decode for Scripted<F> {
         self.forwards += 1;
         assert!(batch.tokens.len() <= self.max_batch_tokens && !batch.tokens.is_empty());
         self.out.clear();
-        let mut tokens = &batch.tokens[..];
         for s in &batch.spans {
-            let kv = &mut self.kv[s.slot];
-            assert!(s.past <= kv.len() && s.past + s.len <= self.max_context, "{s:?} with {} held", kv.len());
-            kv.truncate(s.past);
-            let (now, rest) = tokens.split_at(s.len);
-            kv.extend_from_slice(now);
-            tokens = rest;
-            if s.logits {
-                let start = self.out.len();
-                self.out.resize(start + self.vocab, f32::NEG_INFINITY);
-                (self.row)(kv, &mut self.out[start..]);
+            assert!(s.past + s.len <= self.max_context, "{s:?}");
+            self.kv.reserve(s.slot, s.past, s.len)?;
+        }
+        for (from, to) in self.kv.take_copies() {
+            self.blocks[to as usize] = self.blocks[from as usize];
+        }
+        let mut tokens = batch.tokens.iter();
+        for s in &batch.spans {
+            let table = self.kv.table(s.slot);
+            for position in s.past..s.past + s.len {
+                let block = &mut self.blocks[table[position / BLOCK] as usize];
+                block[position % BLOCK] = *tokens.next().expect("as many as the spans say");
             }
+        }
+        for s in batch.spans.iter().filter(|s| s.logits) {
+            let table = self.kv.table(s.slot).iter();
+            let held: Vec<u32> = table.flat_map(|&b| self.blocks[b as usize]).take(s.past + s.len).collect();
+            assert!(!held.contains(&u32::MAX), "{s:?} after positions that were never written");
+            let start = self.out.len();
+            self.out.resize(start + self.vocab, f32::NEG_INFINITY);
+            (self.row)(&held, &mut self.out[start..]);
         }
         Ok(&self.out)
     }
 
-    fn copy_prefix(&mut self, from: usize, to: usize, len: usize) {
-        self.kv[to] = self.kv[from][..len].to_vec();
+    fn kv(&mut self) -> &mut KvBlocks {
+        &mut self.kv
     }
 }
 

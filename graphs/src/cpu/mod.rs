@@ -33,8 +33,9 @@ mod token_logprob_grad;
 
 pub use adamw::{AdamW, adamw_bf16, adamw_f32, join_master, split_master, sum_squares};
 pub use attention::{
-    Attention, AttentionGrads, AttentionSaved, Kv, KvMut, Segment, attention, attention_backward,
-    attention_backward_scratch, attention_scratch, store_kv,
+    Attention, AttentionGrads, AttentionSaved, BLOCK, Claims, KvLayer, Segment, attention,
+    attention_backward, attention_backward_scratch, attention_scratch, cached_attention,
+    cached_attention_scratch,
 };
 pub use elementwise::{add, add_assign, exp_slice, scale, swiglu, swiglu_backward};
 pub use embedding::{embedding, embedding_backward};
@@ -45,6 +46,7 @@ pub use linear_grad::{bias_grad, linear_dw, linear_dw_scratch, linear_dx, linear
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use peak::{dot_bf16, fma_f32};
 pub use rope::{RopeTable, rope, rope_in_place};
+pub(crate) use scratch::Lines;
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 pub use softmax::{entropy, logsumexp, token_logprob_of};
 pub use token_logprob::{LmHead, SKIP, TokenLogprobs, token_logprob, token_logprob_scratch};

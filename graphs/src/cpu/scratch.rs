@@ -94,3 +94,28 @@ impl ScratchBuf {
         self.get()
     }
 }
+
+/// Zeroed bytes from a cache line on. What is never touched is never backed by memory.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Lines {
+    pub fn new(bytes: usize) -> Self {
+        let bytes = vec![0u8; bytes.next_multiple_of(ALIGN) + ALIGN];
+        let start = bytes.as_ptr().align_offset(ALIGN);
+        Lines { bytes, start }
+    }
+    pub fn len(&self) -> usize {
+        self.bytes.len() - ALIGN
+    }
+    pub fn get(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len()]
+    }
+    pub fn get_mut(&mut self) -> &mut [u8] {
+        let end = self.start + self.len();
+        &mut self.bytes[self.start..end]
+    }
+}

@@ -6,11 +6,9 @@
 
 use std::sync::Arc;
 
-use half::bf16;
-
 use super::{Backward, Composite, Io, Kernel, Work};
 use crate::{
-    cpu::{self, Kv, KvMut},
+    cpu,
     graph::Graph,
     plan::Segment,
     shape::{Dim, Extent, Shape},
@@ -63,27 +61,6 @@ impl AttentionShape {
         let AttentionShape { heads, kv_heads, head_dim, scale, causal } = *self;
         cpu::Attention { heads, kv_heads, head_dim, causal, scale }
     }
-    fn kv_width(&self) -> usize {
-        self.kv_heads * self.head_dim
-    }
-    /// Bytes of bf16 keys and values of `tokens` rows.
-    fn rounded(&self, tokens: usize) -> usize {
-        2 * (tokens * self.kv_width() * size_of::<bf16>()).next_multiple_of(cpu::ALIGN)
-    }
-    /// Calls `f` with the batch's keys and values as the kernel wants them: rounded if in bf16 mode.
-    fn with_kv<'a>(&self, io: &mut Io<'a>, f: impl FnOnce(&mut Io<'a>, Kv)) {
-        let (k, v) = (io.f32(1), io.f32(2));
-        if !io.bf16 {
-            return f(io, Kv::F32 { k, v });
-        }
-        let bytes = io.take_bytes(self.rounded(k.len() / self.kv_width()));
-        let (kb, vb) = bytes.split_at_mut(bytes.len() / 2);
-        let (kb, vb): (&mut [bf16], &mut [bf16]) =
-            (bytemuck::cast_slice_mut(kb), bytemuck::cast_slice_mut(vb));
-        let (kb, vb) = (&mut kb[..k.len()], &mut vb[..v.len()]);
-        cpu::store_kv(k, v, KvMut::Bf16 { k: kb, v: vb }, io.segments(3), self.kv_width());
-        f(io, Kv::Bf16 { k: kb, v: vb });
-    }
     fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -130,7 +107,7 @@ impl AttentionShape {
 
 impl Kernel for Attention {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
-        cpu::attention_scratch(&self.0.kernel()) + if bf16 { self.0.rounded(e.tokens) } else { 0 }
+        cpu::attention_scratch(&self.0.kernel(), e.tokens, bf16)
     }
     fn reads(&self, i: usize) -> bool {
         i < 4
@@ -140,10 +117,9 @@ impl Kernel for Attention {
     }
     fn run(&self, io: &mut Io<'_>) {
         let (out, lse) = (io.take(0), io.take(1));
-        self.0.with_kv(io, |io, kv| {
-            let (q, segments) = (io.f32(0), io.segments(3));
-            cpu::attention(q, kv, segments, &self.0.kernel(), out, Some(lse), &mut io.scratch());
-        });
+        let (q, k, v, segments) = (io.f32(0), io.f32(1), io.f32(2), io.segments(3));
+        let (a, scratch) = (self.0.kernel(), &mut io.scratch());
+        cpu::attention(q, k, v, io.bf16, segments, &a, out, lse, scratch);
     }
 }
 
@@ -169,9 +145,8 @@ impl Composite for Attention {
 pub struct AttentionBackward(pub AttentionShape);
 
 impl Kernel for AttentionBackward {
-    fn scratch(&self, e: Extent, bf16: bool) -> usize {
-        let rounded = if bf16 { self.0.rounded(e.tokens) } else { 0 };
-        cpu::attention_backward_scratch(&self.0.kernel(), e.tokens) + rounded
+    fn scratch(&self, e: Extent, _: bool) -> usize {
+        cpu::attention_backward_scratch(&self.0.kernel(), e.tokens)
     }
     fn reads(&self, i: usize) -> bool {
         i != 4
@@ -182,11 +157,10 @@ impl Kernel for AttentionBackward {
     }
     fn run(&self, io: &mut Io<'_>) {
         let grads = cpu::AttentionGrads { dq: io.take(0), dk: io.take(1), dv: io.take(2) };
-        self.0.with_kv(io, |io, kv| {
-            let saved = cpu::AttentionSaved { q: io.f32(0), kv, out: io.f32(5), lse: io.f32(6) };
-            let (dout, segments) = (io.f32(7), io.segments(3));
-            cpu::attention_backward(&saved, dout, segments, &self.0.kernel(), grads, &mut io.scratch());
-        });
+        let [q, k, v, out, lse] = [0, 1, 2, 5, 6].map(|i| io.f32(i));
+        let saved = cpu::AttentionSaved { q, k, v, out, lse };
+        let (dout, segments, a) = (io.f32(7), io.segments(3), self.0.kernel());
+        cpu::attention_backward(&saved, io.bf16, dout, segments, &a, grads, &mut io.scratch());
     }
 }
 
@@ -213,7 +187,7 @@ impl Composite for AttentionBackward {
     }
 }
 
-/// As [`Attention`], over the KV cache: stores `k` and `v` in the rows of layer `layer` that the segments name, and
+/// As [`Attention`], over the KV cache: stores `k` and `v` in the blocks of layer `layer` that the segments name, and
 /// attends over each sequence's past and present there. No gradient.
 ///
 /// The decomposition knows no cache: it holds for segments without a past.
@@ -233,12 +207,12 @@ impl Kernel for CachedAttention {
         true
     }
     fn scratch(&self, _: Extent, _: bool) -> usize {
-        cpu::attention_scratch(&self.shape.kernel())
+        cpu::cached_attention_scratch(&self.shape.kernel())
     }
     fn work(&self, io: &Io<'_>) -> Work {
         let cache = io.kv.as_deref().expect("Plan::run checks that a cache is bound");
-        let row = 2 * cache.width() * if cache.is_bf16() { size_of::<bf16>() } else { size_of::<f32>() };
-        let seen: usize = io.segments(3).iter().map(|s| (s.past + s.q_len) as usize).sum();
+        let row = cache.row_bytes();
+        let seen: usize = io.segments(3).iter().map(Segment::positions).sum();
         let new: usize = io.segments(3).iter().map(|s| s.q_len as usize).sum();
         let work = self.operands(io).reading(seen * row).writing(new * row);
         self.shape.products(work, io, 2)
@@ -247,8 +221,8 @@ impl Kernel for CachedAttention {
         let (out, mut scratch) = (io.take(0), io.scratch());
         let (q, k, v, segments) = (io.f32(0), io.f32(1), io.f32(2), io.segments(3));
         let cache = io.kv.as_deref_mut().expect("Plan::run checks that a cache is bound");
-        cpu::store_kv(k, v, cache.layer_mut(self.layer), segments, self.shape.kv_width());
-        cpu::attention(q, cache.layer(self.layer), segments, &self.shape.kernel(), out, None, &mut scratch);
+        let (layer, a) = (cache.layer(self.layer), self.shape.kernel());
+        cpu::cached_attention(q, k, v, layer, io.blocks, segments, &a, out, &mut scratch);
     }
 }
 

@@ -186,6 +186,7 @@ pub struct Io<'a> {
     pub(crate) outputs: [Option<&'a mut [f32]>; MAX_OUTPUTS],
     pub(crate) scratch: &'a mut [u8],
     pub(crate) kv: Option<&'a mut KvCache>,
+    pub(crate) blocks: &'a [u32],
     pub(crate) state: Option<&'a mut dyn ParamState>,
 }
 
@@ -234,12 +235,6 @@ impl<'a> Io<'a> {
     /// Output `i`; it can be taken once.
     pub fn take(&mut self, i: usize) -> &'a mut [f32] {
         self.outputs[i].take().expect("an output is taken once")
-    }
-    /// The first `n` bytes of the working memory (a multiple of [`crate::cpu::ALIGN`]); the rest stays for [`Io::scratch`].
-    pub fn take_bytes(&mut self, n: usize) -> &'a mut [u8] {
-        let (head, tail) = std::mem::take(&mut self.scratch).split_at_mut(n);
-        self.scratch = tail;
-        head
     }
     /// Working memory of at least [`Kernel::scratch`] bytes.
     pub fn scratch(&mut self) -> Scratch<'a> {

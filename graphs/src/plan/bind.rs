@@ -82,6 +82,8 @@ pub struct Bindings<'a> {
     pub state: Option<&'a mut dyn ParamState>,
     /// KV cache, for an inference graph.
     pub kv: Option<&'a mut KvCache>,
+    /// The blocks of the cache that the segments' sequences have, in their order.
+    pub blocks: &'a [u32],
     /// Segments of the packed tokens.
     pub segments: &'a [Segment],
     pub(crate) f32s: [&'a [f32]; MAX_F32],
@@ -105,6 +107,7 @@ impl<'a> Bindings<'a> {
             grads: None,
             state: None,
             kv: None,
+            blocks: &[],
             segments: &[],
             f32s: [&[]; MAX_F32],
             u32s: [&[]; MAX_U32],
@@ -126,9 +129,9 @@ impl<'a> Bindings<'a> {
         self.state = Some(state);
         self
     }
-    /// Binds a KV cache.
-    pub fn kv(mut self, kv: &'a mut KvCache) -> Self {
-        self.kv = Some(kv);
+    /// Binds a KV cache, and the table of blocks into which segments point.
+    pub fn kv(mut self, kv: &'a mut KvCache, blocks: &'a [u32]) -> Self {
+        (self.kv, self.blocks) = (Some(kv), blocks);
         self
     }
     /// Binds segments.

@@ -10,7 +10,7 @@ use luminal::{
 
 use super::{bind::Bindings, view::Cost};
 use crate::{
-    cpu::ALIGN,
+    cpu::Lines,
     ops::{Io, Kernel, MAX_INPUTS, MAX_OUTPUTS, Value},
     shape::{Extent, Size},
 };
@@ -45,30 +45,6 @@ pub(crate) struct Step {
     pub outputs: [Place; MAX_OUTPUTS],
     /// Outputs to zero first.
     pub zero: [bool; MAX_OUTPUTS],
-}
-
-/// Zeroed bytes from a cache line on. What is never touched is never backed by memory.
-struct Lines {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Lines {
-    fn new(bytes: usize) -> Self {
-        let bytes = vec![0u8; bytes.next_multiple_of(ALIGN) + ALIGN];
-        let start = bytes.as_ptr().align_offset(ALIGN);
-        Lines { bytes, start }
-    }
-    fn len(&self) -> usize {
-        self.bytes.len() - ALIGN
-    }
-    fn get(&self) -> &[u8] {
-        &self.bytes[self.start..self.start + self.len()]
-    }
-    fn get_mut(&mut self) -> &mut [u8] {
-        let end = self.start + self.len();
-        &mut self.bytes[self.start..end]
-    }
 }
 
 /// The schedule with its memory.
@@ -193,6 +169,7 @@ impl PlanOp {
                 outputs,
                 scratch: self.scratch.get_mut(),
                 kv: b.kv.as_deref_mut(),
+                blocks: b.blocks,
                 state: match &mut b.state {
                     Some(s) => Some(&mut **s),
                     None => None,

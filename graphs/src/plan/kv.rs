@@ -1,79 +1,86 @@
-//! The KV cache of an inference plan: for each layer a table of rows, one a position.
+//! The KV cache of an inference plan: blocks of positions, for each layer a part.
+//!
+//! Which sequence has which blocks, and in which order, is their owner's business: the table of blocks bound beside the cache
+//! says it.
 
-use half::bf16;
+use std::fmt;
 
-use crate::cpu::{Kv, KvMut};
+use crate::cpu::{Attention, BLOCK, Claims, KvLayer, Lines};
 
-/// Keys and values of all layers, `[rows, kv_heads · head_dim]` each, in bf16 where the weights are.
+/// Keys and values of all layers in blocks of [`BLOCK`] positions, in bf16 where the weights are.
 ///
-/// What a row means (slot, position) is its owner's business; segments name the rows they use.
-#[derive(Debug, Clone)]
+/// A block that was never written is not backed by memory.
 pub struct KvCache {
-    tables: Tables,
+    layers: Vec<Lines>,
+    claims: Claims,
+    blocks: usize,
+    block_units: usize,
+    /// Numbers of a row of keys.
     width: usize,
+    bf16: bool,
 }
 
-/// Keys and values by layer.
-#[derive(Debug, Clone)]
-enum Tables {
-    F32(Vec<[Vec<f32>; 2]>),
-    Bf16(Vec<[Vec<bf16>; 2]>),
+impl fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KvCache of {} blocks, {} layers", self.blocks, self.layers.len())
+    }
 }
 
 impl KvCache {
-    /// A zeroed cache of `layers` layers with `rows` rows of `width = kv_heads · head_dim` numbers.
-    pub fn new(layers: usize, rows: usize, width: usize, bf16: bool) -> Self {
-        fn tables<T: Clone>(layers: usize, n: usize, zero: T) -> Vec<[Vec<T>; 2]> {
-            (0..layers).map(|_| [vec![zero.clone(); n], vec![zero.clone(); n]]).collect()
-        }
-        let n = rows * width;
-        let tables = if bf16 {
-            Tables::Bf16(tables(layers, n, half::bf16::ZERO))
-        } else {
-            Tables::F32(tables(layers, n, 0.0))
-        };
-        KvCache { tables, width }
-    }
-
-    /// Numbers a row.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Whether it holds bf16.
-    pub fn is_bf16(&self) -> bool {
-        matches!(self.tables, Tables::Bf16(_))
-    }
-
-    /// Keys and values of a layer.
-    pub fn layer(&self, layer: usize) -> Kv<'_> {
-        match &self.tables {
-            Tables::F32(t) => Kv::F32 { k: &t[layer][0], v: &t[layer][1] },
-            Tables::Bf16(t) => Kv::Bf16 { k: &t[layer][0], v: &t[layer][1] },
+    /// A zeroed cache of `blocks` blocks for `layers` layers with `kv_heads` key heads of `head_dim` (even) numbers.
+    pub fn new(layers: usize, blocks: usize, kv_heads: usize, head_dim: usize, bf16: bool) -> Self {
+        let block_units = block_units(kv_heads, head_dim, bf16);
+        let layer = |_| Lines::new(blocks * block_units * size_of::<u32>());
+        KvCache {
+            layers: (0..layers).map(layer).collect(),
+            claims: Claims::new(blocks),
+            blocks,
+            block_units,
+            width: kv_heads * head_dim,
+            bf16,
         }
     }
 
-    /// Keys and values of a layer, to write.
-    pub fn layer_mut(&mut self, layer: usize) -> KvMut<'_> {
-        match &mut self.tables {
-            Tables::F32(t) => {
-                let [k, v] = &mut t[layer];
-                KvMut::F32 { k, v }
-            }
-            Tables::Bf16(t) => {
-                let [k, v] = &mut t[layer];
-                KvMut::Bf16 { k, v }
-            }
-        }
+    /// Bytes of one block in all layers.
+    pub fn block_bytes(layers: usize, kv_heads: usize, head_dim: usize, bf16: bool) -> usize {
+        layers * block_units(kv_heads, head_dim, bf16) * size_of::<u32>()
     }
 
-    /// Copies `len` rows from row `from` to row `to` in every layer.
-    pub fn copy_rows(&mut self, from: usize, to: usize, len: usize) {
-        let w = self.width;
-        let (from, to) = (from * w..(from + len) * w, to * w);
-        match &mut self.tables {
-            Tables::F32(t) => t.iter_mut().flatten().for_each(|t| t.copy_within(from.clone(), to)),
-            Tables::Bf16(t) => t.iter_mut().flatten().for_each(|t| t.copy_within(from.clone(), to)),
+    /// Blocks of [`BLOCK`] positions.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Bytes of a position's key and value in one layer.
+    pub fn row_bytes(&self) -> usize {
+        2 * self.width * if self.bf16 { 2 } else { 4 }
+    }
+
+    /// A layer, to attend through.
+    pub fn layer(&mut self, layer: usize) -> KvLayer<'_> {
+        let units = bytemuck::cast_slice_mut(self.layers[layer].get_mut());
+        KvLayer { units, claims: &mut self.claims, bf16: self.bf16 }
+    }
+
+    /// Copies block `from` to block `to` in every layer.
+    ///
+    /// # Panics
+    /// If either is not there.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        let (from, to) = (from as usize, to as usize);
+        assert!(from < self.blocks && to < self.blocks, "block {from} or {to} of {}", self.blocks);
+        let n = self.block_units * size_of::<u32>();
+        for layer in &mut self.layers {
+            layer.get_mut().copy_within(from * n..(from + 1) * n, to * n);
         }
     }
+}
+
+fn block_units(kv_heads: usize, head_dim: usize, bf16: bool) -> usize {
+    Attention { heads: kv_heads, kv_heads, head_dim, causal: true, scale: 1.0 }.block_units(bf16)
+}
+
+/// Blocks that hold `positions` positions.
+pub fn blocks_for(positions: usize) -> usize {
+    positions.div_ceil(BLOCK)
 }

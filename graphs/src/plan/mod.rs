@@ -20,10 +20,11 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use luminal::graph::{Graph as Luminal, NodeIndex};
 
+pub use crate::cpu::BLOCK;
 pub use bind::{
     Bindings, F32Input, Grads, MAX_F32, MAX_U32, Master, ParamState, Params, Segment, Slot, U32Input,
 };
-pub use kv::KvCache;
+pub use kv::{KvCache, blocks_for};
 pub use view::{Cost, StepInfo};
 
 use crate::{

@@ -1,38 +1,9 @@
 use super::*;
+use toolsmith_graphs::KvCache;
 use toolsmith_graphs::cpu::{
-    Attention, AttentionGrads, AttentionSaved, Kv, KvMut, Segment, attention, attention_backward,
-    attention_backward_scratch, attention_scratch, store_kv,
+    Attention, AttentionGrads, AttentionSaved, BLOCK, Segment, attention, attention_backward,
+    attention_backward_scratch, attention_scratch, cached_attention, cached_attention_scratch,
 };
-
-/// Keys and values as the cache holds them.
-enum Cache {
-    F32(Vec<f32>, Vec<f32>),
-    Bf16(Vec<bf16>, Vec<bf16>),
-}
-
-impl Cache {
-    fn new(rows: usize, width: usize, bf: bool) -> Self {
-        let n = rows * width;
-        if bf {
-            Cache::Bf16(vec![bf16::NAN; n], vec![bf16::NAN; n])
-        } else {
-            Cache::F32(vec![f32::NAN; n], vec![f32::NAN; n])
-        }
-    }
-    fn kv(&self) -> Kv<'_> {
-        match self {
-            Cache::F32(k, v) => Kv::F32 { k, v },
-            Cache::Bf16(k, v) => Kv::Bf16 { k, v },
-        }
-    }
-    fn store(&mut self, k: &[f32], v: &[f32], segs: &[Segment], width: usize) {
-        let cache = match self {
-            Cache::F32(k, v) => KvMut::F32 { k, v },
-            Cache::Bf16(k, v) => KvMut::Bf16 { k, v },
-        };
-        store_kv(k, v, cache, segs, width);
-    }
-}
 
 /// Textbook attention over whole sequences in f64; `out` and `lse`.
 fn reference(q: &[f64], k: &[f64], v: &[f64], segs: &[Segment], a: &Attention) -> (Vec<f64>, Vec<f64>) {
@@ -42,9 +13,9 @@ fn reference(q: &[f64], k: &[f64], v: &[f64], segs: &[Segment], a: &Attention) -
         for (i, t) in s.queries().enumerate() {
             for head in 0..h {
                 let row = |x: &[f64], j: usize, c: usize| {
-                    x[((s.kv_row as usize + j) * a.kv_heads + head / group) * d + c]
+                    x[((s.queries().start + j) * a.kv_heads + head / group) * d + c]
                 };
-                let seen = s.past as usize + if a.causal { i + 1 } else { s.q_len as usize };
+                let seen = if a.causal { i + 1 } else { s.q_len as usize };
                 let at = (t * h + head) * d;
                 let score: Vec<f64> = (0..seen)
                     .map(|j| (0..d).map(|c| q[at + c] * row(k, j, c)).sum::<f64>() * a.scale as f64)
@@ -64,17 +35,17 @@ fn reference(q: &[f64], k: &[f64], v: &[f64], segs: &[Segment], a: &Attention) -
 fn packed(lengths: &[usize]) -> Vec<Segment> {
     let mut start = 0;
     let each = lengths.iter().map(|&n| {
-        let s = Segment { q_start: start, q_len: n as u32, kv_row: start, past: 0 };
         start += n as u32;
-        s
+        Segment::whole(start - n as u32, n as u32)
     });
     each.collect()
 }
 
-fn run(q: &[f32], kv: Kv, segs: &[Segment], a: &Attention) -> (Vec<f32>, Vec<f32>) {
+fn run(qkv: [&[f32]; 3], bf: bool, segs: &[Segment], a: &Attention) -> (Vec<f32>, Vec<f32>) {
+    let [q, k, v] = qkv;
     let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / a.head_dim]);
-    let mut buf = scratch(attention_scratch(a));
-    attention(q, kv, segs, a, &mut out, Some(&mut lse), &mut buf.get());
+    let mut buf = scratch(attention_scratch(a, lse.len() / a.heads, bf));
+    attention(q, k, v, bf, segs, a, &mut out, &mut lse, &mut buf.get());
     (out, lse)
 }
 
@@ -103,9 +74,7 @@ fn forward_matches_f64() {
                 let t: usize = lengths.iter().sum();
                 let width = a.kv_heads * a.head_dim;
                 let (q, k, v) = (rng.vec(t * a.heads * a.head_dim), rng.vec(t * width), rng.vec(t * width));
-                let mut cache = Cache::new(t, width, bf);
-                cache.store(&k, &v, &segs, width);
-                let (out, lse) = run(&q, cache.kv(), &segs, &a);
+                let (out, lse) = run([&q, &k, &v], bf, &segs, &a);
                 let (want, want_lse) =
                     reference(&rounded(&q, bf), &rounded(&k, bf), &rounded(&v, bf), &segs, &a);
                 close(&out, &want, if bf { 4e-3 } else { 3e-6 }, &format!("out {a:?}"));
@@ -127,15 +96,13 @@ fn backward_matches_finite_differences() {
                 let width = a.kv_heads * a.head_dim;
                 let (q, k, v) = (rng.vec(t * a.heads * a.head_dim), rng.vec(t * width), rng.vec(t * width));
                 let dout = rng.vec(q.len());
-                let mut cache = Cache::new(t, width, bf);
-                cache.store(&k, &v, &segs, width);
-                let (out, lse) = run(&q, cache.kv(), &segs, &a);
+                let (out, lse) = run([&q, &k, &v], bf, &segs, &a);
                 let (mut dq, mut dk, mut dv) =
                     (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
                 let mut buf = scratch(attention_backward_scratch(&a, t));
-                let saved = AttentionSaved { q: &q, kv: cache.kv(), out: &out, lse: &lse };
+                let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
                 let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-                attention_backward(&saved, &dout, &segs, &a, grads, &mut buf.get());
+                attention_backward(&saved, bf, &dout, &segs, &a, grads, &mut buf.get());
                 let inputs = [rounded(&q, bf), rounded(&k, bf), rounded(&v, bf)];
                 let dots: Vec<f64> = dout.iter().map(|&x| x as f64).collect();
                 let loss = |x: &[Vec<f64>; 3]| {
@@ -162,44 +129,130 @@ fn backward_matches_finite_differences() {
     });
 }
 
-/// Prefill, chunks of any size, one token at a time, packed with others, on any threads: the same bits.
+/// A cache full of what must not be looked at, and a sequence's blocks in it.
+fn cache(blocks: usize, a: &Attention, bf: bool) -> KvCache {
+    let mut cache = KvCache::new(1, blocks, a.kv_heads, a.head_dim, bf);
+    cache.layer(0).units.fill(0x7fc0_7fc0); // NaN, as one f32 and as two bf16
+    cache
+}
+
+/// Blocks in no order.
+fn shuffled(rng: &mut Rng, n: usize) -> Vec<u32> {
+    let mut blocks: Vec<u32> = (0..n as u32).collect();
+    (1..n).for_each(|i| blocks.swap(i, rng.below(i + 1)));
+    blocks
+}
+
+/// Prefill, chunks of any size, one token at a time, packed with others, in any blocks, some of them shared, on any
+/// threads: the same bits as whole sequences without a cache.
 #[test]
 fn a_query_is_the_same_bits_however_it_is_reached() {
     on_each_isa(|| {
         let mut rng = Rng(5);
-        for (a, _) in shapes().into_iter().filter(|(a, _)| a.causal) {
-            for bf in [false, true] {
-                let (n, width, qw) = (150, a.kv_heads * a.head_dim, a.heads * a.head_dim);
-                let (q, k, v) = (rng.vec(n * qw), rng.vec(n * width), rng.vec(n * width));
-                let whole = packed(&[n]);
-                let mut cache = Cache::new(n, width, bf);
-                cache.store(&k, &v, &whole, width);
-                let (all, all_lse) = in_pool(1, || run(&q, cache.kv(), &whole, &a));
-                // In chunks, at another place of a larger cache, beside a second sequence.
-                for chunk in [1, 7, 64, 100] {
-                    let mut cache = Cache::new(2 * n + 5, width, bf);
-                    let mut past = 0;
-                    while past < n {
-                        let len = chunk.min(n - past);
-                        let part = |kv_row, q_start| Segment {
-                            q_start,
-                            q_len: len as u32,
-                            kv_row,
-                            past: past as u32,
-                        };
-                        let segs = [part(n as u32 + 5, 0), part(2, len as u32)];
-                        let twice = |x: &[f32], w: usize| [&x[past * w..(past + len) * w]; 2].concat();
-                        cache.store(&twice(&k, width), &twice(&v, width), &segs, width);
-                        let (out, lse) = in_pool(2, || run(&twice(&q, qw), cache.kv(), &segs, &a));
-                        let (out, lse) = (out.chunks(len * qw), lse.chunks(len * a.heads));
-                        for (out, lse) in out.zip(lse) {
-                            same_bits(out, &all[past * qw..(past + len) * qw], "out");
-                            same_bits(lse, &all_lse[past * a.heads..(past + len) * a.heads], "lse");
-                        }
-                        past += len;
+        for (case, (a, _)) in shapes().into_iter().filter(|(a, _)| a.causal).cycle().take(12).enumerate() {
+            let bf = case % 2 == 0;
+            let (width, qw) = (a.kv_heads * a.head_dim, a.heads * a.head_dim);
+            // Two sequences with one beginning, the first past several blocks.
+            let (long, short, shared) = (130 + rng.below(220), 66 + rng.below(30), 1 + rng.below(65));
+            let [q, k, v] = [qw, width, width].map(|w| {
+                let first = rng.vec(long * w);
+                let second = [&first[..shared * w], &rng.vec((short - shared) * w)].concat();
+                [first, second]
+            });
+            let row = |x: &[Vec<f32>; 2], w: usize, s: &[(usize, usize, usize)]| -> Vec<f32> {
+                s.iter().flat_map(|&(i, past, len)| x[i][past * w..(past + len) * w].to_vec()).collect()
+            };
+            let expected: Vec<_> = [0, 1]
+                .map(|i| {
+                    let whole = packed(&[q[i].len() / qw]);
+                    in_pool(1, || run([&q[i], &k[i], &v[i]], bf, &whole, &a).0)
+                })
+                .into();
+            let both =
+                run([&q.concat(), &k.concat(), &v.concat()].map(|x| &x[..]), bf, &packed(&[long, short]), &a);
+            same_bits(&both.0, &expected.concat(), "packed");
+
+            let each = (long + 1).div_ceil(BLOCK);
+            let blocks = shuffled(&mut rng, 2 * each);
+            let mut cache = cache(2 * each, &a, bf);
+            let mut table = blocks.clone();
+            let mut held = [0, 0];
+            while held != [long, short] {
+                // The second sequence begins where the first has computed what they share.
+                if held[1] == 0 && held[0] >= shared {
+                    let whole = shared / BLOCK;
+                    table.copy_within(..whole, each);
+                    cache.copy_block(table[whole], table[each + whole]);
+                    held[1] = shared;
+                }
+                let ends = [long, if held[0] >= shared { short } else { 0 }];
+                let mut spans = vec![];
+                for (i, end) in ends.into_iter().enumerate() {
+                    let most = [1, 7, 64, 100][rng.below(4)];
+                    let len = most.min(end.saturating_sub(held[i]));
+                    if len > 0 {
+                        spans.push((i, held[i], len));
+                        held[i] += len;
                     }
+                }
+                let mut start = 0;
+                let segs: Vec<Segment> = spans
+                    .iter()
+                    .map(|&(i, past, len)| {
+                        start += len as u32;
+                        let table = (i * each) as u32;
+                        Segment { q_start: start - len as u32, q_len: len as u32, past: past as u32, table }
+                    })
+                    .collect();
+                let (qs, ks, vs) = (row(&q, qw, &spans), row(&k, width, &spans), row(&v, width, &spans));
+                let mut out = vec![0.0; qs.len()];
+                in_pool(1 + rng.below(3), || {
+                    let mut buf = scratch(cached_attention_scratch(&a));
+                    let layer = cache.layer(0);
+                    cached_attention(&qs, &ks, &vs, layer, &table, &segs, &a, &mut out, &mut buf.get());
+                });
+                for (&(i, past, len), s) in spans.iter().zip(&segs) {
+                    let got = &out[s.queries().start * qw..s.queries().end * qw];
+                    let what = format!("{a:?} bf16 {bf} sequence {i} from {past}");
+                    same_bits(got, &expected[i][past * qw..(past + len) * qw], &what);
                 }
             }
         }
     });
+}
+
+/// More sequences than blocks are held for at a time.
+#[test]
+fn many_short_sequences_are_attended_in_turns() {
+    let (a, mut rng) = (shapes()[1].0, Rng(6));
+    for bf in [false, true] {
+        let lengths: Vec<usize> = (0..100).map(|i| 1 + i % 3).collect();
+        let segs = packed(&lengths);
+        let t = segs[99].queries().end;
+        let [q, k, v] = [a.heads, a.kv_heads, a.kv_heads].map(|h| rng.vec(t * h * a.head_dim));
+        let (all, _) = in_pool(2, || run([&q, &k, &v], bf, &segs, &a));
+        for s in segs {
+            let part = |x: &[f32], h: usize| {
+                let w = h * a.head_dim;
+                x[s.queries().start * w..s.queries().end * w].to_vec()
+            };
+            let (q, k, v) = (part(&q, a.heads), part(&k, a.kv_heads), part(&v, a.kv_heads));
+            let (alone, _) = run([&q, &k, &v], bf, &[Segment::whole(0, s.q_len)], &a);
+            same_bits(&part(&all, a.heads), &alone, "one of many");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "block 1 is written while another sequence reads it")]
+fn a_block_is_not_written_under_a_reader() {
+    let a = shapes()[0].0;
+    let table = [1, 0, 1];
+    let segs = [
+        Segment { q_start: 0, q_len: 1, past: 64, table: 0 },
+        Segment { q_start: 1, q_len: 1, past: 3, table: 2 },
+    ];
+    let (x, mut out, mut cache) = ([0.0; 4], [0.0; 4], cache(2, &a, true));
+    let mut buf = scratch(cached_attention_scratch(&a));
+    cached_attention(&x, &x, &x, cache.layer(0), &table, &segs, &a, &mut out, &mut buf.get());
 }

@@ -24,7 +24,7 @@ impl Bound {
     pub fn segments(&self) -> Vec<Segment> {
         let mut start = 0;
         let segment = |&len: &usize| {
-            let s = Segment { q_start: start, q_len: len as u32, kv_row: start, past: 0 };
+            let s = Segment::whole(start, len as u32);
             start += len as u32;
             s
         };

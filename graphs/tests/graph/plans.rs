@@ -115,7 +115,7 @@ fn layer(x: &Tensor, attend: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> Te
 #[test]
 fn decoding_through_the_cache_gives_the_training_graphs_bits() {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, scale: 0.5, causal: true };
-    let (t, rows) = (23, 64);
+    let t = 83;
     let weights: Vec<Vec<f32>> =
         [256, 128, 128, 256].iter().enumerate().map(|(i, &n)| numbers(i as u64, n)).collect();
     let rounded: Vec<Vec<half::bf16>> =
@@ -123,7 +123,7 @@ fn decoding_through_the_cache_gives_the_training_graphs_bits() {
     let data = numbers(9, t * 16);
     for bf16 in [false, true] {
         let params: &dyn toolsmith_graphs::Params = if bf16 { &rounded } else { &weights };
-        let options = Options { tokens: 32, rows: 0, bf16 };
+        let options = Options { tokens: 96, rows: 0, bf16 };
         let build = |cached: bool| {
             let g = Graph::new();
             let x = g.f32_input("x", &[T, 16.into()]);
@@ -139,31 +139,27 @@ fn decoding_through_the_cache_gives_the_training_graphs_bits() {
         };
         let (mut whole, mut cached) = (build(false), build(true));
         let positions: Vec<u32> = (0..t as u32).collect();
-        let run = |plan: &mut Plan, s: Segment, from: usize, kv: Option<&mut KvCache>| {
+        let run = |plan: &mut Plan, s: Segment, from: usize, kv: Option<(&mut KvCache, &[u32])>| {
             let n = s.q_len as usize;
             let (x, p) = (plan.f32_input("x").unwrap(), plan.u32_input("positions").unwrap());
             let segments = [s];
             let mut b = Bindings::new(n, 0).params(params).segments(&segments);
             b = b.f32(x, &data[from * 16..(from + n) * 16]).u32(p, &positions[from..from + n]);
-            if let Some(kv) = kv {
-                b = b.kv(kv);
+            if let Some((kv, blocks)) = kv {
+                b = b.kv(kv, blocks);
             }
             plan.run(&mut b).unwrap();
             plan.output(0).to_vec()
         };
-        let segment = |len: usize, row: u32, past: usize| Segment {
-            q_start: 0,
-            q_len: len as u32,
-            kv_row: row,
-            past: past as u32,
-        };
-        let expected = run(&mut whole, segment(t, 0, 0), 0, None);
-        let mut kv = KvCache::new(1, rows, 8, bf16);
-        let mut found = run(&mut cached, segment(11, 30, 0), 0, Some(&mut kv));
-        // Its prefix, copied to another slot, continues there.
-        kv.copy_rows(30, 2, 11);
-        for i in 11..t {
-            found.extend(run(&mut cached, segment(1, 2, i), i, Some(&mut kv)));
+        let segment =
+            |len: usize, past: usize| Segment { q_len: len as u32, past: past as u32, ..Segment::default() };
+        let expected = run(&mut whole, segment(t, 0), 0, None);
+        let mut kv = KvCache::new(1, 3, 2, 4, bf16);
+        let mut found = run(&mut cached, segment(71, 0), 0, Some((&mut kv, &[2, 1])));
+        // Its prefix, the first block shared and the second copied, continues there.
+        kv.copy_block(1, 0);
+        for i in 71..t {
+            found.extend(run(&mut cached, segment(1, i), i, Some((&mut kv, &[2, 0]))));
         }
         assert_eq!(found, expected, "bf16: {bf16}");
     }

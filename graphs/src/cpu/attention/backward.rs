@@ -3,18 +3,24 @@
 //! One task is one sequence and one key head: it alone writes that head's `dk` and `dv` and its group's `dq`,
 //! so nothing is shared and the order of every sum is that of the blocks.
 
-use super::super::simd::{Elem, L, Simd, exp, load, multiversion, store};
-use super::tile::{BK, panel_of_columns, panel_of_rows, product, row_tile, update};
-use super::{Attention, Kv, Segment, check};
+use std::f32::consts::LOG2_E;
+
+use half::bf16;
+
+use super::super::simd::{Elem, L, Simd, exp2, load, multiversion, store};
+use super::tile::{BK, GROUPS, Panel, panel_of_keys, panel_of_rows, product, row_tile, update};
+use super::{Attention, Segment};
 use crate::cpu::par::{self, Parts, Shared};
-use crate::cpu::scratch::{Plain, Scratch, bytes_of};
+use crate::cpu::scratch::{Scratch, bytes_of};
 
 /// What the forward pass saved.
 #[derive(Clone, Copy)]
 pub struct AttentionSaved<'a> {
     /// `[t, heads * head_dim]`
     pub q: &'a [f32],
-    pub kv: Kv<'a>,
+    /// `[t, kv_heads * head_dim]`
+    pub k: &'a [f32],
+    pub v: &'a [f32],
     /// `[t, heads * head_dim]`
     pub out: &'a [f32],
     /// `[t, heads]`
@@ -25,14 +31,13 @@ pub struct AttentionSaved<'a> {
 pub struct AttentionGrads<'a> {
     /// `[t, heads * head_dim]`
     pub dq: &'a mut [f32],
-    /// `[t, kv_heads * head_dim]`, at the rows of the queries.
+    /// `[t, kv_heads * head_dim]`
     pub dk: &'a mut [f32],
     pub dv: &'a mut [f32],
 }
 
 /// Rows taken together.
 const MR: usize = 4;
-const LANES: usize = BK / L;
 
 fn work_units(a: &Attention) -> usize {
     let width = a.head_dim.next_multiple_of(L);
@@ -44,37 +49,36 @@ pub fn attention_backward_scratch(a: &Attention, t: usize) -> usize {
     bytes_of::<f32>(t * a.heads) + rayon::current_num_threads().max(1) * bytes_of::<u32>(work_units(a))
 }
 
-/// Gradients of [`attention`](super::attention) over whole sequences (`past = 0`), all replaced.
+/// Gradients of [`attention`](super::attention) over whole sequences (`past = 0`), all replaced; `bf16` as there.
 ///
 /// # Panics
 /// If a segment has a past, or names rows that are not there.
 pub fn attention_backward(
     saved: &AttentionSaved,
+    bf16: bool,
     dout: &[f32],
     segs: &[Segment],
     a: &Attention,
     grads: AttentionGrads,
     scratch: &mut Scratch,
 ) {
-    match saved.kv {
-        Kv::F32 { k, v } => differentiate(saved, k, v, dout, segs, a, grads, scratch.reborrow()),
-        Kv::Bf16 { k, v } => differentiate(saved, k, v, dout, segs, a, grads, scratch.reborrow()),
+    if bf16 {
+        differentiate::<bf16>(saved, dout, segs, a, grads, scratch.reborrow());
+    } else {
+        differentiate::<f32>(saved, dout, segs, a, grads, scratch.reborrow());
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn differentiate<E: Elem + Plain>(
+fn differentiate<E: Elem>(
     saved: &AttentionSaved,
-    k: &[E],
-    v: &[E],
     dout: &[f32],
     segs: &[Segment],
     a: &Attention,
     grads: AttentionGrads,
     mut scratch: Scratch,
 ) {
-    let (q, out, lse) = (saved.q, saved.out, saved.lse);
-    check(q.len(), k.len(), v.len(), segs, a);
+    let &AttentionSaved { q, k, v, out, lse } = saved;
+    a.check(q.len(), segs);
     let (t, kv_width) = (q.len() / (a.heads * a.head_dim), a.kv_heads * a.head_dim);
     assert!(segs.iter().all(|s| s.past == 0), "attention_backward: a segment has a past");
     assert!(
@@ -83,7 +87,7 @@ fn differentiate<E: Elem + Plain>(
             && grads.dq.len() == q.len()
             && lse.len() == t * a.heads
     );
-    assert!(grads.dk.len() == t * kv_width && grads.dv.len() == t * kv_width);
+    assert!([k, v, grads.dk, grads.dv].iter().all(|x| x.len() == t * kv_width));
     let dots = scratch.take::<f32>(t * a.heads);
     let parts = Parts::new(&mut *dots);
     par::ranges(q.len() / 12, t * a.heads, 1, |r| {
@@ -116,7 +120,7 @@ fn differentiate<E: Elem + Plain>(
             head: task % a.kv_heads,
         };
         // SAFETY: rows checked above; tasks write different sequences or heads; each lane has its own work.
-        unsafe { sequence(&job, work.get(lane * stride..lane * stride + unit).as_mut_ptr()) }
+        unsafe { sequence::<E>(&job, work.get(lane * stride..lane * stride + unit).as_mut_ptr()) }
     });
 }
 
@@ -134,10 +138,10 @@ multiversion! {
     }
 }
 
-struct Job<'a, E> {
+struct Job<'a> {
     q: *const f32,
-    k: *const E,
-    v: *const E,
+    k: *const f32,
+    v: *const f32,
     dout: *const f32,
     lse: *const f32,
     dots: *const f32,
@@ -171,7 +175,7 @@ struct Tiles {
 }
 
 multiversion! {
-    unsafe fn sequence<S, E: Elem>(job: &Job<'_, E>, work: *mut u32) {
+    unsafe fn sequence<S, E: Elem>(job: &Job<'_>, work: *mut u32) {
         let a = job.a;
         let (hd, width, len) = (a.head_dim, a.head_dim.next_multiple_of(L), job.seg.q_len as usize);
         let mut next = work;
@@ -190,10 +194,10 @@ multiversion! {
         let ld = a.kv_heads * hd;
         for key in (0..len).step_by(BK) {
             let keys = (len - key).min(BK);
-            let at = (job.seg.kv_row as usize + key) * ld + job.head * hd;
-            panel_of_columns::<S, E>(job.k.add(at), ld, keys, hd, t.keys);
-            panel_of_columns::<S, E>(job.v.add(at), ld, keys, hd, t.values);
-            panel_of_rows::<S, E, E>((job.k.add(at), ld), keys, hd, t.key_rows, width);
+            let at = (job.seg.q_start as usize + key) * ld + job.head * hd;
+            panel_of_keys::<S, E>(job.k.add(at), ld, keys, hd, t.keys);
+            panel_of_keys::<S, E>(job.v.add(at), ld, keys, hd, t.values);
+            panel_of_rows::<S, E>((job.k.add(at), ld), keys, hd, (t.key_rows, BK / E::R), width);
             std::slice::from_raw_parts_mut(t.dk, BK * width).fill(0.0);
             std::slice::from_raw_parts_mut(t.dv, BK * width).fill(0.0);
             for g in 0..group {
@@ -221,7 +225,6 @@ multiversion! {
                     add_dq::<S, E>(job, &t, row, n, width, key == 0);
                 }
             }
-            let at = (job.seg.q_start as usize + key) * ld + job.head * hd;
             for r in 0..keys {
                 std::ptr::copy_nonoverlapping(t.dk.add(r * width), job.dk.add(at + r * ld), hd);
                 std::ptr::copy_nonoverlapping(t.dv.add(r * width), job.dv.add(at + r * ld), hd);
@@ -232,7 +235,7 @@ multiversion! {
 
 /// Packs `n` queries from `query` of a head, and their `dout`.
 #[inline(always)]
-unsafe fn queries<S: Simd, E: Elem>(job: &Job<E>, t: &Tiles, head: usize, query: usize, n: usize) {
+unsafe fn queries<S: Simd, E: Elem>(job: &Job, t: &Tiles, head: usize, query: usize, n: usize) {
     // SAFETY: as `sequence`.
     unsafe {
         let (hd, ld) = (job.a.head_dim, job.a.heads * job.a.head_dim);
@@ -243,15 +246,15 @@ unsafe fn queries<S: Simd, E: Elem>(job: &Job<E>, t: &Tiles, head: usize, query:
             row_tile::<S, E>(q.add(r * ld), hd, t.q.add(r * hd / E::R));
             row_tile::<S, E>(dout.add(r * ld), hd, t.dout.add(r * hd / E::R));
         }
-        panel_of_rows::<S, f32, E>((q, ld), n, hd, t.q_rows, width);
-        panel_of_rows::<S, f32, E>((dout, ld), n, hd, t.dout_rows, width);
+        panel_of_rows::<S, E>((q, ld), n, hd, (t.q_rows, BK / E::R), width);
+        panel_of_rows::<S, E>((dout, ld), n, hd, (t.dout_rows, BK / E::R), width);
     }
 }
 
 /// Probabilities and score gradients of rows `r..r + M` of a block whose first row of `lse` is `row`.
 #[inline(always)]
 unsafe fn scores<S: Simd, E: Elem, const M: usize>(
-    job: &Job<E>,
+    job: &Job,
     t: &Tiles,
     row: usize,
     r: usize,
@@ -260,17 +263,19 @@ unsafe fn scores<S: Simd, E: Elem, const M: usize>(
     // SAFETY: as `sequence`.
     unsafe {
         let units = job.a.head_dim / E::R;
-        let mut score = [[S::splat(0.0); LANES]; M];
-        let mut dp = [[S::splat(0.0); LANES]; M];
-        product::<S, E, M, LANES>(&mut score, (t.q.add(r * units), units), (t.keys, BK), units);
-        product::<S, E, M, LANES>(&mut dp, (t.dout.add(r * units), units), (t.values, BK), units);
+        let keys = |panel: *mut u32| Panel::of_keys(panel, units, std::ptr::null());
+        let mut score = [[S::splat(0.0); GROUPS]; M];
+        let mut dp = [[S::splat(0.0); GROUPS]; M];
+        product::<S, E, M, GROUPS>(&mut score, (t.q.add(r * units), units), keys(t.keys), units);
+        product::<S, E, M, GROUPS>(&mut dp, (t.dout.add(r * units), units), keys(t.values), units);
         let scale = S::splat(job.a.scale);
+        let power = S::splat(job.a.scale * LOG2_E);
         for i in 0..M {
             let at = row + (r + i) * job.a.heads;
-            let (lse, dot) = (S::splat(*job.lse.add(at)), S::splat(*job.dots.add(at)));
-            for v in 0..LANES {
+            let (lse, dot) = (S::splat(-*job.lse.add(at) * LOG2_E), S::splat(*job.dots.add(at)));
+            for v in 0..GROUPS {
                 let shown = visible(r + i).saturating_sub(v * L).min(L);
-                let p = exp::<S>(S::sub(S::mul(score[i][v], scale), lse));
+                let p = exp2::<S>(S::fma(score[i][v], power, lse));
                 let p = S::keep(shown, p, S::splat(0.0));
                 let ds = S::mul(S::mul(p, S::sub(dp[i][v], dot)), scale);
                 S::store(t.p.add((r + i) * BK + v * L), p);
@@ -310,7 +315,7 @@ unsafe fn rows_by_panel<S: Simd, E: Elem>(a: *const u32, b: *const u32, sum: *mu
                 (sum.add(r * width), width),
                 None,
                 (a.add(r * units), units),
-                (b, width),
+                Panel::of_columns(b, width, std::ptr::null()),
                 units,
                 width,
             );
@@ -320,7 +325,7 @@ unsafe fn rows_by_panel<S: Simd, E: Elem>(a: *const u32, b: *const u32, sum: *mu
 
 /// `dq (=, or += unless first) ds · keys` for the `n` queries of a block.
 #[inline(always)]
-unsafe fn add_dq<S: Simd, E: Elem>(job: &Job<E>, t: &Tiles, row: usize, n: usize, width: usize, first: bool) {
+unsafe fn add_dq<S: Simd, E: Elem>(job: &Job, t: &Tiles, row: usize, n: usize, width: usize, first: bool) {
     // SAFETY: as `sequence`; `turned` and the panels of the queries are free by now.
     unsafe {
         let (hd, units) = (job.a.head_dim, BK / E::R);

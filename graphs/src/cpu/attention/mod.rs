@@ -1,23 +1,32 @@
 //! Softmax attention with grouped queries over a cache of keys and values, forward and backward.
 //!
 //! Keys are taken in blocks of 64 counted from position 0 of the sequence, with an online softmax between
-//! blocks (Milakov & Gimelshein, arXiv 1805.02867; Dao, arXiv 2307.08691); masked positions contribute exact zeros. So a query's
+//! blocks (Milakov & Gimelshein, arXiv 1805.02867; Dao, arXiv 2307.08691); masked positions contribute exact zeros. A score is
+//! summed along head_dim with one lane a key, an output along the keys with one lane a column. So a query's
 //! result is the same bits in prefill, in decoding token by token, and in a packed batch.
 //!
-//! With a bf16 cache, what is rounded to bf16: `q`, `k`, `v` and the probabilities relative to the running maximum
+//! Keys and values lie as products read them, for any number of queries: a block of a layer holds for each key head a panel of
+//! its keys `[4 groups of 16][head_dim][16 keys]`, then one of its values `[keys][head_dim]`, in bf16 with pairs along the sum
+//! interleaved. A cache keeps such blocks for good; without one they are made once a call.
+//!
+//! In bf16 mode, what is rounded to bf16: `q`, `k`, `v` and the probabilities relative to the running maximum
 //! (`exp(s − max)`, before the division by their unrounded sum); backward also `dout`, the probabilities themselves
-//! and the gradient of the scores. With an f32 cache, nothing.
+//! and the gradient of the scores. In f32 mode, nothing.
 
 mod backward;
+mod batch;
+mod cached;
 mod forward;
 mod tile;
 
 use super::par::{self, Parts};
-use super::scratch::{Plain, Scratch, bytes_of};
-use super::simd::Elem;
-use crate::cpu::pack::convert;
+use super::simd::{Elem, L};
 pub use backward::{AttentionGrads, AttentionSaved, attention_backward, attention_backward_scratch};
-use half::bf16;
+pub use batch::{attention, attention_scratch};
+pub use cached::{Claims, KvLayer, cached_attention, cached_attention_scratch};
+
+/// Positions in a block of keys and values.
+pub const BLOCK: usize = tile::BK;
 
 /// Consecutive new tokens of one sequence in a packed batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,21 +35,31 @@ pub struct Segment {
     pub q_start: u32,
     /// New tokens.
     pub q_len: u32,
-    /// Row of the sequence's position 0 in the cache.
-    pub kv_row: u32,
     /// Positions before the first new token, already in the cache.
     pub past: u32,
+    /// Where the sequence's blocks begin in the table of blocks, position 0 in the first.
+    pub table: u32,
 }
 
 impl Segment {
+    /// A whole sequence, in no cache.
+    pub fn whole(q_start: u32, q_len: u32) -> Self {
+        Segment { q_start, q_len, ..Segment::default() }
+    }
+
     /// Rows of `q`.
     pub fn queries(&self) -> std::ops::Range<usize> {
         self.q_start as usize..(self.q_start + self.q_len) as usize
     }
 
-    /// Rows of the cache once the new tokens are in it.
-    pub fn rows(&self) -> std::ops::Range<usize> {
-        self.kv_row as usize..(self.kv_row + self.past + self.q_len) as usize
+    /// Positions once the new tokens are there.
+    pub fn positions(&self) -> usize {
+        (self.past + self.q_len) as usize
+    }
+
+    /// Blocks that the new tokens go to, of the sequence's own.
+    fn written(&self) -> std::ops::Range<usize> {
+        self.past as usize / BLOCK..self.positions().div_ceil(BLOCK)
     }
 }
 
@@ -54,133 +73,133 @@ pub struct Attention {
     pub head_dim: usize,
     /// Whether a query sees its own position and those before it only, or all of its sequence.
     pub causal: bool,
-    /// Factor of the scores, as a rule `1 / √head_dim`.
+    /// Factor of the scores, positive; as a rule `1 / √head_dim`.
     pub scale: f32,
 }
 
-/// Keys and values, rows of `[kv_heads * head_dim]`.
-#[derive(Clone, Copy, Debug)]
-pub enum Kv<'a> {
-    F32 { k: &'a [f32], v: &'a [f32] },
-    Bf16 { k: &'a [bf16], v: &'a [bf16] },
-}
-
-/// One layer's keys or values to write: f32 or bf16.
-pub enum KvMut<'a> {
-    F32 { k: &'a mut [f32], v: &'a mut [f32] },
-    Bf16 { k: &'a mut [bf16], v: &'a mut [bf16] },
-}
-
-/// Writes the new rows `k, v [t, width]` of every segment to the cache, rounded if it is bf16.
-pub fn store_kv(k: &[f32], v: &[f32], cache: KvMut, segs: &[Segment], width: usize) {
-    fn store<E: Elem>(src: &[f32], dst: &mut [E], segs: &[Segment], width: usize) {
-        for seg in segs {
-            let first = (seg.kv_row + seg.past) as usize * width;
-            let new = &src[seg.queries().start * width..seg.queries().end * width];
-            convert(new, &mut dst[first..first + new.len()]);
-        }
+impl Attention {
+    /// Units of 32 bits that a block of one layer takes, all key heads.
+    pub fn block_units(&self, bf16: bool) -> usize {
+        let (r, width) = (if bf16 { 2 } else { 1 }, self.head_dim.next_multiple_of(L));
+        self.kv_heads * BLOCK / r * (self.head_dim + width)
     }
-    match cache {
-        KvMut::F32 { k: kc, v: vc } => {
-            store(k, kc, segs, width);
-            store(v, vc, segs, width);
-        }
-        KvMut::Bf16 { k: kc, v: vc } => {
-            store(k, kc, segs, width);
-            store(v, vc, segs, width);
-        }
+
+    /// Checks the shape and that `q` queries hold the segments' rows.
+    fn check(&self, q: usize, segs: &[Segment]) {
+        let Attention { heads, kv_heads, head_dim, scale, .. } = *self;
+        let ok = heads.is_multiple_of(kv_heads) && head_dim.is_multiple_of(2) && scale > 0.0;
+        assert!(ok, "attention: bad shape {self:?}");
+        let rows = q / (heads * head_dim);
+        assert!(segs.iter().all(|s| s.queries().end <= rows), "attention: {segs:?} of {rows} queries");
     }
 }
 
-/// Bytes of scratch for [`attention`], with any segments.
-pub fn attention_scratch(a: &Attention) -> usize {
-    rayon::current_num_threads().max(1) * bytes_of::<u32>(forward::work_units(a))
+/// Which of the pieces of several segments piece `n` is, if segment s has `of(s)` of them.
+fn locate(segs: &[Segment], mut n: usize, of: impl Fn(&Segment) -> usize) -> (usize, usize) {
+    for (i, seg) in segs.iter().enumerate() {
+        match n.checked_sub(of(seg)) {
+            Some(rest) => n = rest,
+            None => return (i, n),
+        }
+    }
+    unreachable!("as many pieces as counted")
 }
 
-/// `out[t, heads * head_dim] = softmax(scale · q kᵀ) v`, query row `i` of a segment at position `past + i`
-/// of the sequence whose keys and values start at cache row `kv_row`. `lse[t, heads]` gets the log of the softmax's
-/// denominator, for the backward pass. Rows of no segment are left alone.
+/// Keys and values of a batch and the blocks they go to.
+struct Store<'a> {
+    /// `[t, kv_heads * head_dim]`
+    k: &'a [f32],
+    v: &'a [f32],
+    units: *mut u32,
+    a: &'a Attention,
+}
+
+// SAFETY: tasks write different heads of different blocks; see `Store::rows`.
+unsafe impl Sync for Store<'_> {}
+
+impl Store<'_> {
+    /// Writes the new tokens of a segment that belong to its block `i`, which is block `block` of the layer.
+    ///
+    /// # Safety
+    /// The layer has the block, and nobody else uses this head's part of it meanwhile.
+    unsafe fn rows<E: Elem>(&self, seg: &Segment, i: usize, block: u32, head: usize) {
+        let (a, past) = (self.a, seg.past as usize);
+        let ld = a.kv_heads * a.head_dim;
+        let (first, last) = (past.max(i * BLOCK), seg.positions().min((i + 1) * BLOCK));
+        let at = (seg.q_start as usize + first - past) * ld + head * a.head_dim;
+        let part = a.block_units(E::R == 2) / a.kv_heads;
+        // SAFETY: rows of queries are checked, and keys have as many; the block is the caller's.
+        unsafe {
+            let dst = self.units.add((block as usize * a.kv_heads + head) * part);
+            let (k, v) = (self.k.as_ptr().add(at), self.v.as_ptr().add(at));
+            tile::store_rows::<E>(k, v, ld, last - first, a.head_dim, first % BLOCK, dst);
+        }
+    }
+}
+
+/// Where the outputs go.
+struct Outputs<'a> {
+    out: Parts<'a, f32>,
+    lse: Option<Parts<'a, f32>>,
+}
+
+/// Attends with every query of `segs`, whose blocks `blocks` names by the segment's index. `store` first, in the same task,
+/// where a segment is a single task a head.
 ///
-/// # Panics
-/// If a segment names rows that `q` or the cache lacks.
-pub fn attention(
-    q: &[f32],
-    kv: Kv,
-    segs: &[Segment],
-    a: &Attention,
-    out: &mut [f32],
-    lse: Option<&mut [f32]>,
-    scratch: &mut Scratch,
-) {
-    match kv {
-        Kv::F32 { k, v } => attend(q, k, v, segs, a, out, lse, scratch.reborrow()),
-        Kv::Bf16 { k, v } => attend(q, k, v, segs, a, out, lse, scratch.reborrow()),
-    }
-}
-
-/// Checks that every row a kernel will touch is there.
-fn check(q: usize, k: usize, v: usize, segs: &[Segment], a: &Attention) {
-    assert!(a.heads.is_multiple_of(a.kv_heads) && a.head_dim.is_multiple_of(2), "attention: bad shape {a:?}");
-    let (q, kv) = (q / (a.heads * a.head_dim), k.min(v) / (a.kv_heads * a.head_dim));
-    for seg in segs {
-        assert!(
-            seg.queries().end <= q && seg.rows().end <= kv,
-            "attention: {seg:?} of {q} queries, {kv} cache rows"
-        );
-    }
-}
-
+/// # Safety
+/// Blocks are there and hold what the segments say; `work` has `work_units` for each lane.
 #[allow(clippy::too_many_arguments)]
-fn attend<E: Elem + Plain>(
+unsafe fn attend<'b, E: Elem>(
     q: &[f32],
-    k: &[E],
-    v: &[E],
     segs: &[Segment],
+    units: *const u32,
+    blocks: impl Fn(usize) -> &'b [u32] + Sync,
+    store: Option<&Store>,
     a: &Attention,
-    out: &mut [f32],
-    lse: Option<&mut [f32]>,
-    mut scratch: Scratch,
+    outputs: &Outputs,
+    work: &mut [u32],
 ) {
-    check(q.len(), k.len(), v.len(), segs, a);
-    assert!(out.len() == q.len() && lse.as_ref().is_none_or(|l| l.len() == q.len() / a.head_dim));
-    let out = Parts::new(out);
-    let lse = lse.map(Parts::new);
-    let group = a.heads / a.kv_heads;
-    let block = (forward::ROWS / group).max(1);
-    let tasks = segs.iter().map(|s| (s.q_len as usize).div_ceil(block)).sum::<usize>() * a.kv_heads;
-    let pairs: usize = segs.iter().map(|s| s.q_len as usize * (s.past + s.q_len) as usize).sum();
-    let reads: usize = segs.iter().map(|s| s.rows().len()).sum::<usize>() * a.kv_heads;
-    let lanes = par::threads(a.head_dim * (pairs * a.heads / 40 + reads * size_of::<E>() / 8));
+    let block = rows_of_task(a);
+    let of = |s: &Segment| (s.q_len as usize).div_ceil(block);
+    let tasks = segs.iter().map(of).sum::<usize>() * a.kv_heads;
+    let pairs: usize = segs.iter().map(|s| s.q_len as usize * s.positions()).sum();
+    let reads: usize = segs.iter().map(Segment::positions).sum::<usize>() * a.kv_heads;
     let unit = forward::work_units(a);
-    let lanes = lanes.min(scratch.len() / bytes_of::<u32>(unit)).max(1);
-    let stride = bytes_of::<u32>(unit) / size_of::<u32>();
-    let work = Parts::new(scratch.take::<u32>(lanes * stride));
+    let lanes = par::threads(a.head_dim * (pairs * a.heads / 40 + reads * size_of::<E>() / 8));
+    let lanes = lanes.min(work.len() / unit).max(1);
+    let work = Parts::new(work);
+    let units = par::Shared(units);
     par::run(lanes, tasks, |lane, task| {
         // Later blocks of a sequence see more keys: take them first.
-        let (mut block_no, head) = ((tasks - 1 - task) / a.kv_heads, task % a.kv_heads);
-        let of = |s: &Segment| (s.q_len as usize).div_ceil(block);
-        let seg = segs.iter().find(|s| match block_no.checked_sub(of(s)) {
-            Some(rest) => {
-                block_no = rest;
-                false
+        let ((index, n), head) = (locate(segs, (tasks - 1 - task) / a.kv_heads, of), task % a.kv_heads);
+        let (seg, blocks, first) = (&segs[index], blocks(index), n * block);
+        if let Some(store) = store
+            && of(seg) == 1
+        {
+            for i in seg.written() {
+                // SAFETY: this is the only task of this segment and head; others have other blocks.
+                unsafe { store.rows::<E>(seg, i, blocks[i], head) };
             }
-            None => true,
-        });
-        let seg = seg.expect("as many tasks as blocks");
-        let first = block_no * block;
+        }
         let job = forward::Job {
             q: q.as_ptr(),
-            k: k.as_ptr(),
-            v: v.as_ptr(),
-            out: out.as_ptr(),
-            lse: lse.as_ref().map_or(std::ptr::null_mut(), Parts::as_ptr),
+            units: units.get(),
+            block_units: a.block_units(E::R == 2),
+            blocks,
+            out: outputs.out.as_ptr(),
+            lse: outputs.lse.as_ref().map_or(std::ptr::null_mut(), Parts::as_ptr),
             a,
             seg,
             head,
             first,
             last: (first + block).min(seg.q_len as usize),
         };
-        // SAFETY: `check` covers every row; tasks write different rows and heads; each lane has its own work.
-        unsafe { forward::block(&job, work.get(lane * stride..lane * stride + unit).as_mut_ptr()) }
+        // SAFETY: rows are checked; tasks write different rows and heads; each lane has its own work.
+        unsafe { forward::block::<E>(&job, work.get(lane * unit..(lane + 1) * unit).as_mut_ptr()) }
     });
+}
+
+/// Queries of a task.
+fn rows_of_task(a: &Attention) -> usize {
+    (forward::ROWS / (a.heads / a.kv_heads)).max(1)
 }
