@@ -58,7 +58,7 @@ impl Default for RunConfig {
 }
 
 /// Weight and matmul precision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// bf16 weights and matmul inputs, f32 sums.
@@ -66,6 +66,16 @@ pub enum Dtype {
     Bf16,
     /// f32 throughout, for comparison with references.
     F32,
+}
+
+impl Dtype {
+    /// `bf16` or `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::Bf16 => "bf16",
+            Dtype::F32 => "f32",
+        }
+    }
 }
 
 impl From<Dtype> for Precision {

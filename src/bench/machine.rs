@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toolsmith_graphs::cpu::{Isa, dot_bf16, fma_f32};
 
 /// Bytes read to measure memory: far beyond any cache.
@@ -14,10 +14,10 @@ const READ: usize = 512 << 20;
 const CHAIN: f64 = 0.05;
 
 /// The machine and the program, as a report names them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// Version of this program.
-    pub version: &'static str,
+    pub version: String,
     /// Name of the processor.
     pub cpu: String,
     /// Its instruction-set flags as the operating system lists them.
@@ -40,7 +40,7 @@ impl Machine {
             found.next().map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
         };
         Machine {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             cpu: field(&["model name", "Model"]),
             cpu_flags: field(&["flags", "Features"]).split_whitespace().map(str::to_owned).collect(),
             kernels: Isa::current().name().to_owned(),

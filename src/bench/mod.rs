@@ -1,16 +1,19 @@
 //! Measuring a model on this machine: how fast each phase is, and how far from what memory and multipliers allow.
 //!
-//! [`run`] measures speeds, the walls between them; [`listing`] shows where the time of a compiled plan goes, [`svg`]
-//! draws that. Bytes and operations are what the plans' kernels say of themselves
-//! ([`Work`]): each operand once, as if no cache held it.
+//! [`run`] measures speeds, the walls between them; [`compare`](mod@compare) holds a report against an earlier one;
+//! [`listing`] shows where the time of a compiled plan goes, [`svg`] draws that. Bytes and operations are what the plans'
+//! kernels say of themselves ([`Work`]): each operand once, as if no cache held it.
 //! Printing is [`cli`](crate::cli)'s.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toolsmith_graphs::ops::Work;
 use toolsmith_models::Result;
 use toolsmith_models::convert::ModelSource;
 use toolsmith_models::weights::Precision;
 
+use crate::config::Dtype;
+
+pub mod compare;
 pub mod listing;
 pub mod machine;
 mod subject;
@@ -27,11 +30,11 @@ pub struct Options {
     /// Rounds; each measures the walls and every phase once.
     pub repeat: usize,
     /// Precision of weights and matmul inputs.
-    pub precision: Precision,
+    pub dtype: Dtype,
 }
 
 /// A rate measured several times.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rate {
     /// Arithmetic mean.
     pub mean: f64,
@@ -48,10 +51,18 @@ impl Rate {
         let square = runs.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
         Rate { mean, sd: (square / (n - 1.0).max(1.0)).sqrt(), runs }
     }
+
+    /// The median of the runs; of two in the middle, their mean.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.runs.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+        (at(sorted.len().saturating_sub(1) / 2) + at(sorted.len() / 2)) / 2.0
+    }
 }
 
 /// The walls, a value a round.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes a second read from DRAM by all threads.
     pub dram_read: Rate,
@@ -62,7 +73,7 @@ pub struct Limits {
 }
 
 /// One phase.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
     /// Which.
     #[serde(flatten)]
@@ -86,7 +97,7 @@ pub struct Measured {
 }
 
 /// Everything measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Where.
     #[serde(flatten)]
@@ -95,8 +106,8 @@ pub struct Report {
     pub load_average_after: Vec<f64>,
     /// The model's parameters.
     pub parameters: usize,
-    /// bf16 or f32.
-    pub dtype: &'static str,
+    /// Precision of weights and matmul inputs.
+    pub dtype: Dtype,
     /// The walls.
     pub limits: Limits,
     /// The phases, in the order asked.
@@ -109,7 +120,8 @@ pub struct Report {
 /// # Errors
 /// Weights that cannot be read, a full disk.
 pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64, &str)) -> Result<Report> {
-    let Options { phases, repeat, precision } = options;
+    let &Options { ref phases, repeat, dtype } = options;
+    let precision = dtype.into();
     let machine = Machine::here();
     let total = (phases.len() * (repeat + 1) + repeat) as f64;
     let mut done = 0.0;
@@ -120,22 +132,22 @@ pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64,
     let mut alone = Vec::new();
     for &phase in phases {
         next(&format!("{}, alone", name(phase)));
-        alone.push(once(model, phase, *precision)?);
+        alone.push(once(model, phase, precision)?);
     }
 
-    let mut inference = Inference::new(model, phases, *precision)?;
+    let mut inference = Inference::new(model, phases, precision)?;
     let train = phases.iter().find_map(|p| match *p {
         Phase::Train { sequences, tokens } => Some((sequences, tokens)),
         _ => None,
     });
-    let mut training = train.map(|(s, t)| Training::new(model, s, t, *precision)).transpose()?;
+    let mut training = train.map(|(s, t)| Training::new(model, s, t, precision)).transpose()?;
     if let Some(training) = &mut training {
         training.run()?; // compiles
     }
     let probe = Probe::new();
     let mut walls: Vec<Walls> = Vec::new();
     let mut seconds = vec![Vec::new(); phases.len()];
-    for round in 1..=*repeat {
+    for round in 1..=repeat {
         next(&format!("memory and multipliers, {round} of {repeat}"));
         walls.push(probe.measure());
         for (&phase, seconds) in phases.iter().zip(&mut seconds) {
@@ -159,7 +171,7 @@ pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64,
         machine,
         load_average_after: machine::load_average(),
         parameters: model.config.param_specs().iter().map(|s| s.numel()).sum(),
-        dtype: if *precision == Precision::Bf16 { "bf16" } else { "f32" },
+        dtype,
         phases: measured.map(|((&p, seconds), alone)| shares(p, seconds, alone, &limits)).collect(),
         limits,
     })

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toolsmith_graphs::{Plan, ops::Work};
 use toolsmith_models::batch::{Batch, Decode, Objective, TrainBatch};
 use toolsmith_models::convert::ModelSource;
@@ -14,7 +14,7 @@ use toolsmith_models::weights::{Precision, Weights};
 use toolsmith_models::{Error, Result};
 
 /// What is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "lowercase")]
 pub enum Phase {
     /// Prompts of `tokens` each in one batch.

@@ -1,18 +1,19 @@
 //! `toolsmith bench`: how fast a model is on this machine, and how far from its walls.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use toolsmith_models::convert::ModelSource;
-use toolsmith_models::weights::Precision;
 use toolsmith_sandbox::Image;
 
 use super::BadInput;
 use super::table::table;
+use crate::bench::compare::{Change, TOLERANCE, compare};
 use crate::bench::{self, Options, Phase, Rate, Report};
+use crate::config::Dtype;
 
 /// Measure a model on this machine: prefill, decoding, a training step.
 ///
@@ -20,6 +21,9 @@ use crate::bench::{self, Options, Phase, Rate, Report};
 /// runs once alone, which gives its peak memory, then all run in turn, --repeat times. Rates are means with their standard
 /// deviation. Bytes are those of every operand of every kernel, once, as if no cache held any; operations those of every
 /// kernel. `toolsmith graph` lists both.
+///
+/// `--json > FILE` keeps a report; `--against FILE` measures again and ends with exit status 1 if a phase has become more
+/// than 10 % slower. Medians are compared, on the same kind of machine only.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Hugging Face directory or .gguf file.
@@ -37,6 +41,9 @@ pub struct Args {
     /// Sequences and tokens of the training step, or `none` [default: 4x512, shorter where the model is].
     #[arg(long, value_name = "NxTOKENS")]
     train: Option<String>,
+    /// Precision of weights and matmul inputs.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
     /// Threads for kernels; 0 means all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -46,9 +53,12 @@ pub struct Args {
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
+    /// Compare with a report that `--json` printed earlier.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
 }
 
-/// Measures and prints.
+/// Measures and prints; exit status 1 if that is slower than [`Args::against`].
 ///
 /// # Errors
 /// A model that cannot be read, numbers it cannot take.
@@ -56,6 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let model = ModelSource::open(&args.model, &Image::default_cache())?;
     let options = args.options(model.config.max_position_embeddings)?;
+    let before = args.against.as_deref().map(|path| Ok::<_, BadInput>((path, read(path)?))).transpose()?;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(1000) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{spinner} {msg:42} {bar:24} {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -66,14 +77,31 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // The kernels' pool, whose threads the plans are compiled for.
     let report = rayon::scope(|_| bench::run(&model, &options, show))?;
     bar.finish_and_clear();
+    let changes = before.map(|(path, before)| {
+        compare(&before, &report).map_err(|e| BadInput(format!("--against {}: {e}", path.display())))
+    });
+    let changes = changes.transpose()?.unwrap_or_default();
     if args.json {
         let mut json = serde_json::to_value(&report)?;
         json["model"] = args.model.display().to_string().into();
+        if args.against.is_some() {
+            json["against"] = serde_json::to_value(&changes)?;
+        }
         println!("{json:#}");
     } else {
         print!("{}", text(&args.model.display().to_string(), &report));
+        if args.against.is_some() {
+            print!("\n{}", compared(&changes));
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if changes.iter().any(Change::slower) { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// A report that `--json` printed.
+fn read(path: &Path) -> Result<Report, BadInput> {
+    let bad = |e: &dyn std::fmt::Display| BadInput(format!("--against {}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
+    serde_json::from_str(&text).map_err(|e| bad(&format!("{e}; `toolsmith bench --json` writes such a file")))
 }
 
 /// `4x512` as two numbers.
@@ -115,7 +143,7 @@ impl Args {
         for &phase in &phases {
             fits(phase, positions)?;
         }
-        Ok(Options { phases, repeat: self.repeat, precision: Precision::Bf16 })
+        Ok(Options { phases, repeat: self.repeat, dtype: self.dtype })
     }
 }
 
@@ -141,7 +169,7 @@ fn text(model: &str, report: &Report) -> String {
     let mut out = format!(
         "{model}: {:.1} M parameters, {}\n{}, {} threads, {} kernels\nload {} before, {} after; version {}\n\n",
         report.parameters as f64 / 1e6,
-        report.dtype,
+        report.dtype.name(),
         machine.cpu,
         machine.threads,
         machine.kernels,
@@ -178,4 +206,26 @@ fn text(model: &str, report: &Report) -> String {
         .collect();
     out += &table(["phase", "tok/s", "± sd", "of memory", "of peak", "peak memory"], &rows);
     out
+}
+
+fn compared(changes: &[Change]) -> String {
+    let row = |c: &Change| {
+        let (scale, digits) = if c.phase { (1.0, 1) } else { (1e9, 1) };
+        let verdict = if c.slower() { "slower" } else { "" };
+        [
+            c.what.clone(),
+            format!("{:.digits$}", c.before / scale),
+            format!("{:.digits$}", c.now / scale),
+            format!("{:+.1} %", 100.0 * (c.ratio() - 1.0)),
+            verdict.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = changes.iter().map(row).collect();
+    let slower = changes.iter().filter(|c| c.slower()).count();
+    let allowed = 100.0 * TOLERANCE;
+    format!(
+        "{}{slower} of {} phases lost more than {allowed:.0} %\n",
+        table(["median", "before", "now", "change", ""], &rows),
+        changes.iter().filter(|c| c.phase).count(),
+    )
 }

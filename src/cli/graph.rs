@@ -15,6 +15,7 @@ use super::table::{WIDTH, table};
 use crate::bench::listing::{Group, Row, fold, rows};
 use crate::bench::svg::{self, Section};
 use crate::bench::{Inference, Phase, Training, name};
+use crate::config::Dtype;
 
 /// Print a model's compiled plan with what each step moves, computes and takes.
 ///
@@ -41,6 +42,9 @@ pub struct Args {
     /// Every step on a line of its own.
     #[arg(long)]
     all: bool,
+    /// Precision of weights and matmul inputs.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
     /// Threads for kernels; 0 means all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -66,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let model = ModelSource::open(&args.model, &Image::default_cache())?;
     let phase = args.phase(model.config.max_position_embeddings)?;
     // Inside the pool, whose threads the plans are compiled for.
-    let plans = rayon::scope(|_| recorded(&model, phase))?;
+    let plans = rayon::scope(|_| recorded(&model, phase, args.dtype.into()))?;
 
     let model = args.model.display().to_string();
     let total: Duration = plans.iter().flat_map(|(_, rows)| rows).map(|r| r.time).sum();
@@ -90,15 +94,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The phase's plans, each with its steps.
-fn recorded(model: &ModelSource, phase: Phase) -> toolsmith_models::Result<Vec<(&'static str, Vec<Row>)>> {
+fn recorded(
+    model: &ModelSource,
+    phase: Phase,
+    precision: Precision,
+) -> toolsmith_models::Result<Vec<(&'static str, Vec<Row>)>> {
     Ok(match phase {
         Phase::Train { sequences, tokens } => {
-            let mut training = Training::new(model, sequences, tokens, Precision::Bf16)?;
+            let mut training = Training::new(model, sequences, tokens, precision)?;
             let plans = training.record()?.map(rows);
             ["forward and backward", "optimizer"].into_iter().zip(plans).collect()
         }
         phase => {
-            let mut inference = Inference::new(model, &[phase], Precision::Bf16)?;
+            let mut inference = Inference::new(model, &[phase], precision)?;
             let plan: &Plan = inference.record(phase)?;
             vec![("one batch", rows(plan))]
         }

@@ -65,6 +65,45 @@ fn bench_measures_every_phase() {
 }
 
 #[test]
+fn bench_compares_with_an_earlier_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny_model(dir.path());
+    let more = ["--prompt", "8", "--decode", "2", "--batch", "1", "--train", "none", "--repeat", "1"];
+    let saved = dir.path().join("before.json");
+    let output = on(&model, "bench", &[&more[..], &["--json"]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let against = |scale: f64| {
+        let mut before = report.clone();
+        for phase in before["phases"].as_array_mut().unwrap() {
+            let rate = &mut phase["tokens_per_second"]["runs"][0];
+            *rate = (rate.as_f64().unwrap() * scale).into();
+        }
+        std::fs::write(&saved, before.to_string()).unwrap();
+        on(&model, "bench", &[&more[..], &["--against", saved.to_str().unwrap()]].concat())
+    };
+    let stdout = against(1e-6);
+    assert!(printed(&stdout).ends_with("0 of 2 phases lost more than 10 %\n"), "{}", printed(&stdout));
+    let output = against(1e6);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), ""));
+    assert!(
+        text(&output.stdout).ends_with("2 of 2 phases lost more than 10 %\n"),
+        "{}",
+        text(&output.stdout)
+    );
+
+    let with = |more: &[&str]| on(&model, "bench", &[&["--against", saved.to_str().unwrap()], more].concat());
+    refused(&with(&[&more[..], &["--dtype", "f32"]].concat()), &["before.json", "precision", "bf16", "f32"]);
+    refused(
+        &with(&["--prompt", "9", "--decode", "0", "--train", "none"]),
+        &["before.json", "none of the phases"],
+    );
+    std::fs::write(&saved, "{}").unwrap();
+    refused(&with(&[]), &["before.json", "toolsmith bench --json"]);
+    std::fs::remove_file(&saved).unwrap();
+    refused(&with(&[]), &["before.json"]);
+}
+
+#[test]
 fn graph_lists_and_draws_a_plan() {
     let dir = tempfile::tempdir().unwrap();
     let model = tiny_model(dir.path());
@@ -83,6 +122,8 @@ fn graph_lists_and_draws_a_plan() {
         let picture = std::fs::read_to_string(&svg).unwrap();
         assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
         assert!(picture.contains(">embedding</text>") && !picture.contains("NaN"), "{phase}");
+        let f32 = on(&model, "graph", &["--phase", phase, "--prompt", "24", "--dtype", "f32"]);
+        assert!(!printed(&f32).contains(" bf16 "), "{}", printed(&f32));
         let all = on(&model, "graph", &["--phase", phase, "--prompt", "24", "--all"]);
         let all = printed(&all);
         assert!(all.lines().count() > stdout.lines().count(), "every layer is there:\n{all}");
