@@ -1,8 +1,6 @@
 //! A real model against PyTorch and transformers: SmolLM2-135M-Instruct, from the file that `toolsmith fetch smollm2`
 //! gets (or that `$TOOLSMITH_SMOLLM2` names). Where there is none, these tests say so and pass.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 use toolsmith_graphs::cpu;
 use toolsmith_models::{
@@ -16,19 +14,11 @@ use toolsmith_models::{
     weights::{Precision, WeightsView},
 };
 
-fn file() -> Option<PathBuf> {
-    let path = match std::env::var_os("TOOLSMITH_SMOLLM2") {
-        Some(path) => PathBuf::from(path),
-        None => fetch::smollm2_path(&fetch::default_cache()),
-    };
-    if !path.exists() {
-        eprintln!("skipped: {} is not there; `toolsmith fetch smollm2` gets it", path.display());
-    }
-    path.exists().then_some(path)
-}
+mod common;
+use common::smollm2;
 
 fn model() -> Option<ModelSource> {
-    Some(ModelSource::open(&file()?, &fetch::default_cache()).unwrap())
+    Some(ModelSource::open(&smollm2()?, &fetch::default_cache()).unwrap())
 }
 
 fn golden() -> Value {
@@ -83,7 +73,7 @@ fn trained(
 
 #[test]
 fn the_rebuilt_tokenizer_is_the_original() {
-    let Some(path) = file() else { return };
+    let Some(path) = smollm2() else { return };
     let file = Gguf::open(&path).unwrap();
     let text = vocab::vocab(&file).unwrap();
     let t = Tokenizer::from_json(text.tokenizer.to_string(), text.config, &path).unwrap();
@@ -100,7 +90,7 @@ fn the_rebuilt_tokenizer_is_the_original() {
 
 #[test]
 fn it_is_converted_once_and_then_mapped() {
-    let Some(path) = file() else { return };
+    let Some(path) = smollm2() else { return };
     let cache = tempfile::tempdir().unwrap();
     let first = ModelSource::open(&path, cache.path()).unwrap();
     let stamp = || std::fs::metadata(first.dir.join("config.json")).unwrap().modified().unwrap();
