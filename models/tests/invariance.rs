@@ -33,7 +33,9 @@ struct Subject {
 /// What is drawn.
 #[derive(Clone, Debug)]
 struct Case {
-    /// Sequences, each a place of the text and a length.
+    /// Tokens of the prompt that all sequences begin with, prefilled once where they are sampled.
+    shared: usize,
+    /// What follows it, each a place of the text and a length.
     sequences: Vec<(prop::sample::Index, usize)>,
     /// Lengths of the spans that sequences are fed in, one after the other, over and over.
     spans: Vec<usize>,
@@ -52,6 +54,7 @@ fn cases(longest: usize) -> impl Strategy<Value = Case> {
     // Single tokens as in decoding, a few as in feedback, many as in prefill.
     let span = prop_oneof![3 => Just(1), 2 => 2..=9usize, 2 => 10..=longest];
     (
+        0..=longest / 2,
         prop::collection::vec(sequence, 1..=5),
         prop::collection::vec(span, 1..=7),
         prop::collection::vec(prop::bool::weighted(0.3), 0..=60),
@@ -59,7 +62,8 @@ fn cases(longest: usize) -> impl Strategy<Value = Case> {
         1..=3usize,
         any::<bool>(),
     )
-        .prop_map(|(sequences, spans, waits, threads, micro_batch, checkpointing)| Case {
+        .prop_map(|(shared, sequences, spans, waits, threads, micro_batch, checkpointing)| Case {
+            shared,
             sequences,
             spans,
             waits,
@@ -73,7 +77,7 @@ impl Case {
     fn tokens(&self, text: &[u32]) -> Vec<Vec<u32>> {
         let sequence = |(at, len): &(prop::sample::Index, usize)| {
             let start = at.index(text.len() - len);
-            text[start..start + len].to_vec()
+            [&text[..self.shared], &text[start..start + len]].concat()
         };
         self.sequences.iter().map(sequence).collect()
     }
@@ -118,14 +122,25 @@ impl Subject {
         let n = sequences.len();
         let total = sequences.iter().map(Vec::len).sum();
         let max_context = sequences.iter().map(Vec::len).max().unwrap_or_default();
-        let options =
-            EngineOptions { slots: n, max_context, max_batch_tokens: total, precision: self.precision };
+        let options = EngineOptions {
+            slots: n,
+            max_context,
+            max_batch_tokens: total,
+            kv_memory: None,
+            precision: self.precision,
+        };
         let mut engine = Engine::new(&self.config, options).unwrap();
         let view = self.weights.view();
         let mut bound = engine.bind(&view);
         let mut spans = case.spans.iter().cycle();
         let mut waits = case.waits.iter();
-        let (mut past, mut found) = (vec![0; n], vec![]);
+        let (mut past, mut found) = (vec![case.shared; n], vec![]);
+        if case.shared > 0 {
+            let mut prompt = Batch::default();
+            prompt.push(n - 1, 0, &sequences[0][..case.shared], false);
+            bound.forward(&prompt).unwrap();
+            (0..n - 1).for_each(|slot| bound.kv().share(n - 1, slot, case.shared));
+        }
         // The last token of a sequence is predicted, never fed.
         while (0..n).any(|i| past[i] + 1 < sequences[i].len()) {
             let mut batch = Batch::default();
@@ -218,7 +233,7 @@ fn small_models_give_the_same_bits_however_they_run() {
             let config = ModelConfig::read(&dir).unwrap();
             let weights = Weights::load(&dir, config.param_specs(), precision).unwrap();
             let text = (0..400).map(|i| (i * 31 + i * i * 7) % config.vocab_size as u32).collect();
-            Subject { config, weights, precision, text }.check(cases(96), 12);
+            Subject { config, weights, precision, text }.check(cases(80), 12);
         }
     }
 }
@@ -228,7 +243,7 @@ fn real(precision: Precision) {
     let model = ModelSource::open(&path, &fetch::default_cache()).unwrap();
     let text = model.tokenizer.encode(include_str!("../../README.md"), Specials::Plain).unwrap();
     let weights = model.weights(precision).unwrap();
-    let cases_of = cases(160);
+    let cases_of = cases(128);
     let drawn = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
     Subject { config: model.config, weights, precision, text }.check(cases_of, drawn);
 }
