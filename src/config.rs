@@ -11,6 +11,7 @@ use toolsmith_sandbox::{Packages, Recipe};
 mod load;
 mod print;
 mod schema;
+mod size;
 
 pub use load::{ConfigError, PRESETS, nearest_key};
 pub use schema::{Key, Kind, Schema, Section, schema};
@@ -49,11 +50,23 @@ pub struct RunConfig {
     pub save_steps: usize,
     /// Keep at most this many checkpoints.
     pub save_total_limit: usize,
+    /// Memory for weights, moments, gradients, activations and the sampler, such as `8GB`: as many layers as it takes compute their activations again in the backward pass. Empty means half of the machine's. Results do not depend on it.
+    pub memory_limit: String,
+}
+
+impl RunConfig {
+    /// [`RunConfig::memory_limit`] in bytes; `None` if it is no amount, or empty on a machine that does not say what it has.
+    pub fn memory(&self) -> Option<usize> {
+        match self.memory_limit.as_str() {
+            "" => crate::learn::memory::machine().map(|bytes| (bytes / 2) as usize),
+            text => size::bytes(text),
+        }
+    }
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { seed: 0, threads: 0, save_steps: 20, save_total_limit: 2 }
+        Self { seed: 0, threads: 0, save_steps: 20, save_total_limit: 2, memory_limit: String::new() }
     }
 }
 
@@ -107,8 +120,6 @@ pub struct ModelConfig {
     pub num_key_value_heads: usize,
     /// Base of its rotary embedding.
     pub rope_theta: f64,
-    /// Recompute each layer's activations in the backward pass instead of keeping them.
-    pub gradient_checkpointing: bool,
 }
 
 impl Default for ModelConfig {
@@ -122,7 +133,6 @@ impl Default for ModelConfig {
             num_attention_heads: 4,
             num_key_value_heads: 4,
             rope_theta: 10_000.0,
-            gradient_checkpointing: false,
         }
     }
 }

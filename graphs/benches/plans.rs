@@ -88,13 +88,13 @@ impl Model {
         COMPILE.map(|compile| compile(&g, &[&logits], options).unwrap())
     }
 
-    fn train(&mut self, checkpoint: bool, tokens: usize) -> [Plan; 2] {
+    fn train(&mut self, recompute: usize, tokens: usize) -> [Plan; 2] {
         let g = Graph::new();
         let x = self.layers(&g, false).rms_norm(&self.param(&g, 1, &[self.size.hidden]), 1e-5);
         let head = self.param(&g, 0, &[self.size.vocab, self.size.hidden]);
         let l = x.token_logprob(&head, &g.u32_input("targets", &[T]), &g.constant(1.0));
         let loss = loss::cross_entropy(&l, &g.f32_input("weights", &[T]));
-        g.differentiate(&loss, &[], DiffOptions { checkpoint });
+        g.differentiate(&loss, &[], DiffOptions { recompute });
         COMPILE.map(|compile| compile(&g, &[&loss], Options { tokens, rows: 0, bf16: true }).unwrap())
     }
 }
@@ -182,10 +182,10 @@ fn bench(size: Size) {
         });
     }
     drop(plans);
-    for checkpoint in [false, true] {
+    for recompute in [0, usize::MAX] {
         let t = 512;
         let start = Instant::now();
-        let mut plans = model.train(checkpoint, t);
+        let mut plans = model.train(recompute, t);
         describe(size.name, "training", start, &plans);
         let mut grads: Vec<Vec<f32>> = model.sizes.iter().map(|&n| vec![0.0; n]).collect();
         let ids: Vec<u32> = (0..t as u32).map(|i| i % size.vocab as u32).collect();
@@ -193,7 +193,7 @@ fn bench(size: Size) {
         let (weights, segments) = (vec![1.0 / t as f32; t], segments(4, t / 4, 0));
         let inputs = ["ids", "positions", "targets"].map(|n| plans[0].u32_input(n).unwrap());
         let input = plans[0].f32_input("weights").unwrap();
-        let name = format!("{} train, checkpoint {checkpoint}", size.name);
+        let name = format!("{} train, recomputing {recompute}", size.name);
         compare(&name, t, 5, &mut plans, |plan| {
             let mut b = Bindings::new(t, 0)
                 .params(&params)

@@ -3,9 +3,10 @@
 //! Gradients are ordinary nodes added after the forward ones. A parameter's gradient ends in an accumulate node
 //! for every use of the parameter, so tied weights need nothing special.
 //!
-//! **Checkpointing.** With [`DiffOptions::checkpoint`], the forward nodes of each region (see [`Graph::region`]) are
-//! copied just before its backward pass, which then reads the copies. The originals die early, only the regions' inputs
-//! stay, and the copies run the same kernels on the same numbers: the gradients are bitwise the same.
+//! **Checkpointing.** With [`DiffOptions::recompute`], the forward nodes of the first regions (see [`Graph::region`]) are
+//! copied just before their backward pass, which then reads the copies. The originals die early, only the regions' inputs
+//! stay, and the copies run the same kernels on the same numbers: the gradients are bitwise the same. The first, since
+//! their backward pass comes last, when what the others kept is gone.
 
 use std::{
     cell::RefCell,
@@ -34,7 +35,7 @@ type Key = (usize, u8);
 pub struct Autograd {
     loss: Key,
     wrt: Vec<(Key, Shape)>,
-    checkpoint: bool,
+    recompute: usize,
     regions: Vec<Range<usize>>,
     results: RefCell<Vec<Option<(Key, Shape)>>>,
 }
@@ -42,8 +43,9 @@ pub struct Autograd {
 /// How to differentiate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiffOptions {
-    /// Recompute the forward pass of every region in its backward pass instead of keeping it.
-    pub checkpoint: bool,
+    /// How many regions, from the first on, compute their forward pass again in the backward pass instead of keeping it;
+    /// `usize::MAX` for all.
+    pub recompute: usize,
 }
 
 impl Graph {
@@ -58,7 +60,7 @@ impl Graph {
         let pass = Autograd {
             loss: (loss.id.index(), loss.out),
             wrt: wrt.iter().map(|t| ((t.id.index(), t.out), t.dims())).collect(),
-            checkpoint: options.checkpoint,
+            recompute: options.recompute,
             regions: self.regions(),
             results: RefCell::default(),
         };
@@ -208,10 +210,11 @@ impl<'a> Reverse<'a> {
 
     /// Before the first backward step of a region: copies its forward nodes.
     fn recompute(&mut self, i: usize) {
-        if !self.pass.checkpoint || self.copies.contains_key(&i) {
+        if self.copies.contains_key(&i) {
             return;
         }
-        let Some(region) = self.pass.regions.iter().find(|r| r.contains(&i)).cloned() else { return };
+        let mut recomputed = self.pass.regions.iter().take(self.pass.recompute);
+        let Some(region) = recomputed.find(|r| r.contains(&i)).cloned() else { return };
         for j in region {
             let id = NodeIndex::new(j);
             let node = self.graph.node(id);

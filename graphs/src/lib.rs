@@ -27,7 +27,7 @@
 //! let y = h.linear(&w2, None).reshape(&[Dim::Tokens]);
 //! let loss = ((&y - &target).square() * &weights).sum(0);
 //! // Adds the backward pass: gradients go to the buffers bound at run time, those of `x` are returned.
-//! let dx = g.differentiate(&loss, &[&x], DiffOptions { checkpoint: true }).remove(0).unwrap();
+//! let dx = g.differentiate(&loss, &[&x], DiffOptions { recompute: usize::MAX }).remove(0).unwrap();
 //!
 //! let mut plan = Plan::compile(&g, &[&loss, &y, &dx], Options { tokens: 16, rows: 0, bf16: false })?;
 //! let ids = (plan.f32_input("x")?, plan.f32_input("target")?, plan.f32_input("weights")?);

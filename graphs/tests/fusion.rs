@@ -195,7 +195,7 @@ fn train(kind: Kind, bf16: bool, checkpoint: bool, fuse: bool) -> (Vec<Vec<f32>>
     let head = b.param("head", &[VOCAB, HIDDEN]);
     let l = x.token_logprob(&head, &g.u32_input("targets", &[T]), &g.constant(0.8));
     let loss = loss::cross_entropy(&l, &g.f32_input("weights", &[T]));
-    g.differentiate(&loss, &[], DiffOptions { checkpoint });
+    g.differentiate(&loss, &[], DiffOptions { recompute: if checkpoint { usize::MAX } else { 0 } });
     let mut plan = compile(&g, &[&l, &loss], Options { tokens: 60, rows: 0, bf16 }, fuse);
     let weights = Weights::new(&b.sizes);
     let mut grads: Vec<Vec<f32>> = b.sizes.iter().map(|&n| vec![0.0; n]).collect();

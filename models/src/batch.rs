@@ -111,12 +111,12 @@ pub struct PolicyLoss {
     pub kl_coef: f32,
 }
 
-/// What one pass over a [`TrainBatch`] computed.
-#[derive(Clone, Debug, Default)]
-pub struct TrainOutput {
+/// What one pass over a [`TrainBatch`] computed; it lies in the trainer's memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrainOutput<'a> {
     /// Σ over tokens of weight × loss: this micro-batch's share of the mini-batch's loss.
     pub loss: f64,
     /// Log-probabilities (policy, cross-entropy) or values (value) under the present weights, `[t]`;
     /// 0 for the first token of each sequence.
-    pub outputs: Vec<f32>,
+    pub outputs: &'a [f32],
 }

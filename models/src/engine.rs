@@ -101,6 +101,12 @@ impl Engine {
         &self.plan
     }
 
+    /// Bytes of the plan's arena and scratch, and of the KV cache.
+    pub fn memory(&self) -> usize {
+        let (arena, scratch) = self.plan.memory();
+        arena + scratch + self.cache.bytes()
+    }
+
     /// Whether batches to come are recorded: see [`Plan::record`].
     pub fn record(&mut self, on: bool) {
         self.plan.record(on);

@@ -34,6 +34,11 @@ pub enum Error {
     /// A KV cache that cannot hold one context.
     #[error("{0}")]
     KvMemory(String),
+    /// A budget that no plan fits, in bytes.
+    #[error(
+        "a training pass takes at least {least} bytes, of which {given} are left; fewer tokens a batch take less"
+    )]
+    Memory { least: usize, given: usize },
     /// The graph or its plan refused.
     #[error(transparent)]
     Graph(#[from] toolsmith_graphs::Error),

@@ -287,6 +287,11 @@ impl TrainingState {
         self.map[STEP_AT..STEP_AT + 8].copy_from_slice(&step.to_le_bytes());
     }
 
+    /// Bytes of the file: weights and moments.
+    pub fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
     /// Where the live file is.
     pub fn path(&self) -> &Path {
         &self.path

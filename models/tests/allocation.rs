@@ -1,4 +1,4 @@
-//! An engine's second batch of a size allocates nothing: prefill, one sequence, several.
+//! An engine's second batch of a size allocates nothing: prefill, one sequence, several; nor does a trainer's second step.
 //!
 //! One test, since the counter is the process's.
 
@@ -9,16 +9,16 @@ use std::sync::atomic::Ordering;
 
 use counting::ALLOCATIONS;
 use toolsmith_models::{
-    batch::{Batch, Decode},
+    batch::{Batch, Decode, Objective, PolicyLoss, TrainBatch},
     config::ModelConfig,
     engine::{Engine, EngineOptions},
     live::TrainingState,
-    trainer::Head,
+    trainer::{Activations, Head, Trainer, TrainerOptions},
     weights::Precision,
 };
 
 #[test]
-fn an_engines_second_batch_allocates_nothing() {
+fn the_second_time_allocates_nothing() {
     let json = serde_json::json!({
         "model_type": "qwen3", "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80,
         "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
@@ -49,5 +49,40 @@ fn an_engines_second_batch_allocates_nothing() {
             count(); // lazily made things are made
             assert_eq!(count(), 0, "{sequences} sequences of {len} after {past}");
         }
+        train(&config, &state);
     });
+}
+
+/// Micro-batches of a policy and of a critic, and scores.
+fn train(config: &ModelConfig, policy: &TrainingState) {
+    let dir = tempfile::tempdir().unwrap();
+    let specs = Head::Value.specs(config);
+    let critic = TrainingState::init_random(&dir.path().join("critic"), specs, Precision::Bf16, 6).unwrap();
+    let options = TrainerOptions {
+        max_tokens: 64,
+        activations: Activations::Recompute,
+        inv_temperature: 1.0,
+        precision: Precision::Bf16,
+    };
+    let batch = TrainBatch {
+        tokens: (0..60).collect(),
+        lens: vec![20, 30, 10],
+        weights: (0..60).map(|i| (i % 3) as f32 / 60.0).collect(),
+        columns: vec![vec![-4.0; 60], vec![1.0; 60]],
+    };
+    let policy_loss = PolicyLoss { clip_range_low: 0.2, clip_range_high: 0.2, dual_clip: None, kl_coef: 0.0 };
+    for (head, state, objective) in [
+        (Head::Policy, policy, Objective::Policy(policy_loss)),
+        (Head::Value, &critic, Objective::Value { clip_range: Some(0.2) }),
+    ] {
+        let (weights, mut trainer) = (state.weights(), Trainer::new(config, head, &options));
+        let mut count = || {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            assert!(trainer.accumulate(&weights, &batch, &objective).unwrap().loss.is_finite());
+            assert!(trainer.forward(&weights, &batch).unwrap().iter().all(|x| x.is_finite()));
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        };
+        count();
+        assert_eq!(count(), 0, "{head:?}");
+    }
 }

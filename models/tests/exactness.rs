@@ -2,11 +2,12 @@
 
 use toolsmith_graphs::cpu;
 use toolsmith_models::{
+    Error,
     batch::{Batch, Decode, Objective, PolicyLoss, TrainBatch},
     config::ModelConfig,
     engine::{Engine, EngineOptions},
     live::TrainingState,
-    trainer::{AdamW, Head, Trainer, TrainerOptions},
+    trainer::{Activations, AdamW, Head, Trainer, TrainerOptions},
     weights::Precision,
 };
 
@@ -45,10 +46,10 @@ impl Model {
         Self { config, precision, state, _dir: dir }
     }
 
-    fn trainer(&self, head: Head, checkpointing: bool) -> Trainer {
+    fn trainer(&self, head: Head, activations: Activations) -> Trainer {
         let options = TrainerOptions {
             max_tokens: 400,
-            gradient_checkpointing: checkpointing,
+            activations,
             inv_temperature: 1.0 / 0.7,
             precision: self.precision,
         };
@@ -102,9 +103,9 @@ fn sampled_log_probabilities_are_the_trained_ones() {
             let model = Model::new(kind, tied, precision, Head::Policy);
             let sequences = vec![tokens(7, 1), tokens(131, 2), tokens(40, 3)];
             let weights = model.state.weights();
-            let all = model.trainer(Head::Policy, false).forward(&weights, &packed(&sequences)).unwrap();
-            let alone =
-                model.trainer(Head::Policy, false).forward(&weights, &packed(&sequences[1..2])).unwrap();
+            let mut trainer = model.trainer(Head::Policy, Activations::Keep);
+            let all = trainer.forward(&weights, &packed(&sequences)).unwrap().to_vec();
+            let alone = trainer.forward(&weights, &packed(&sequences[1..2])).unwrap();
             assert_eq!(all[7..138], alone[..], "{kind} {precision:?}: packing changed bits");
             assert!(alone[1..].iter().all(|l| *l < 0.0 && l.is_finite()));
             for prefill in [1, 9, 70] {
@@ -141,8 +142,8 @@ fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
         let weights = model.state.weights();
         let mut batch = packed(&[tokens(30, 1), tokens(21, 2)]);
         batch.weights[12] = 0.0;
-        let mut plain = model.trainer(Head::Policy, false);
-        let old = plain.forward(&weights, &batch).unwrap();
+        let mut plain = model.trainer(Head::Policy, Activations::Keep);
+        let old = plain.forward(&weights, &batch).unwrap().to_vec();
         let advantages = (0..51).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<_>>();
         batch.columns = vec![old.clone(), advantages.clone()];
         let objective = Objective::Policy(PolicyLoss {
@@ -152,6 +153,7 @@ fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
             kl_coef: 0.0,
         });
         let out = plain.accumulate(&weights, &batch, &objective).unwrap();
+        let loss = out.loss;
         assert_eq!(out.outputs, old);
         // At ratio 1 the loss is −Σ w·A over predicted tokens.
         let firsts = [0, 30];
@@ -159,14 +161,26 @@ fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
             .filter(|i| !firsts.contains(i))
             .map(|i| -f64::from(batch.weights[i]) * f64::from(advantages[i]))
             .sum();
-        assert!((out.loss - expected).abs() < 1e-6, "{} {expected}", out.loss);
-        let mut thrifty = model.trainer(Head::Policy, true);
-        let again = thrifty.accumulate(&weights, &batch, &objective).unwrap();
-        assert_eq!((again.loss, &again.outputs), (out.loss, &out.outputs));
-        for i in 0..plain.specs().len() {
-            assert_eq!(plain.gradient(i), thrifty.gradient(i), "{}", plain.specs()[i].name);
-            assert!(plain.gradient(i).iter().any(|g| *g != 0.0), "{} has no gradient", plain.specs()[i].name);
+        assert!((loss - expected).abs() < 1e-6, "{loss} {expected}");
+        let kept = plain.prepare(&objective, Activations::Keep).unwrap();
+        let mut thrifty = model.trainer(Head::Policy, Activations::Recompute);
+        let least = thrifty.prepare(&objective, Activations::Recompute).unwrap();
+        assert_eq!((kept.recomputed, least.recomputed), (0, least.layers));
+        let mut within = model.trainer(Head::Policy, Activations::Keep);
+        let some = within.prepare(&objective, Activations::Within(kept.bytes - 1)).unwrap();
+        assert!(0 < some.recomputed && some.recomputed < some.layers && some.bytes < kept.bytes, "{some:?}");
+        for trainer in [&mut thrifty, &mut within] {
+            let again = trainer.accumulate(&weights, &batch, &objective).unwrap();
+            assert_eq!((again.loss, again.outputs), (loss, &old[..]));
+            for i in 0..plain.specs().len() {
+                let name = &plain.specs()[i].name;
+                assert_eq!(plain.gradient(i), trainer.gradient(i), "{name}");
+                assert!(plain.gradient(i).iter().any(|g| *g != 0.0), "{name} has no gradient");
+            }
         }
+        let mut none = model.trainer(Head::Policy, Activations::Within(least.bytes - 1));
+        let error = none.accumulate(&weights, &batch, &objective).unwrap_err();
+        assert!(matches!(error, Error::Memory { least: l, given } if l == least.bytes && given == l - 1));
     }
 }
 
@@ -176,7 +190,7 @@ fn steps_descend_for_both_heads() {
         [(Head::Policy, Objective::CrossEntropy), (Head::Value, Objective::Value { clip_range: None })]
     {
         let mut model = Model::new("llama", false, Precision::Bf16, head);
-        let mut trainer = model.trainer(head, true);
+        let mut trainer = model.trainer(head, Activations::Recompute);
         let mut batch = packed(&[tokens(30, 1), tokens(21, 2)]);
         batch.columns = vec![vec![0.0; 51], vec![1.0; 51]];
         let hyper = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
@@ -194,7 +208,7 @@ fn steps_descend_for_both_heads() {
 #[test]
 fn a_batch_that_does_not_fit_is_an_error() {
     let model = Model::new("llama", true, Precision::F32, Head::Policy);
-    let mut trainer = model.trainer(Head::Policy, false);
+    let mut trainer = model.trainer(Head::Policy, Activations::Keep);
     let weights = model.state.weights();
     let too_many = trainer.forward(&weights, &packed(&[tokens(401, 1)])).unwrap_err();
     assert_eq!(too_many.to_string(), "batch: a batch of 401 tokens exceeds the trainer's 400");

@@ -16,7 +16,7 @@ use toolsmith_models::{
     engine::{Engine, EngineOptions},
     fetch,
     tokenizer::Specials,
-    trainer::{Head, Trainer, TrainerOptions},
+    trainer::{Activations, Head, Trainer, TrainerOptions},
     weights::{Precision, Weights},
 };
 
@@ -98,10 +98,10 @@ fn packed(sequences: &[Vec<u32>]) -> TrainBatch {
 }
 
 impl Subject {
-    fn trainer(&self, max_tokens: usize, gradient_checkpointing: bool) -> Trainer {
+    fn trainer(&self, max_tokens: usize, recompute: bool) -> Trainer {
         let options = TrainerOptions {
             max_tokens,
-            gradient_checkpointing,
+            activations: if recompute { Activations::Recompute } else { Activations::Keep },
             inv_temperature: 1.0,
             precision: self.precision,
         };
@@ -112,8 +112,9 @@ impl Subject {
     fn alone(&self, sequences: &[Vec<u32>]) -> Vec<Vec<f32>> {
         let longest = sequences.iter().map(Vec::len).max().unwrap_or_default();
         let mut trainer = self.trainer(longest, false);
+        let weights = self.weights.view();
         let one =
-            |s: &Vec<u32>| trainer.forward(&self.weights.view(), &packed(std::slice::from_ref(s))).unwrap();
+            |s: &Vec<u32>| trainer.forward(&weights, &packed(std::slice::from_ref(s))).unwrap().to_vec();
         sequences.iter().map(one).collect()
     }
 
@@ -187,8 +188,9 @@ impl Subject {
         let alone = in_pool(1, || self.alone(&sequences));
         let (forward, sampled) = in_pool(case.threads, || {
             let total = sequences.iter().map(Vec::len).sum();
-            let forward = self.trainer(total, false).forward(&self.weights.view(), &packed(&sequences));
-            (forward.unwrap(), self.sampled(case, &sequences))
+            let mut trainer = self.trainer(total, false);
+            let forward = trainer.forward(&self.weights.view(), &packed(&sequences)).unwrap().to_vec();
+            (forward, self.sampled(case, &sequences))
         });
         prop_assert!(alone.iter().flatten().all(|l| l.is_finite() && *l <= 0.0));
         prop_assert!(forward == alone.concat(), "packing or threads changed bits");

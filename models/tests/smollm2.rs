@@ -10,7 +10,7 @@ use toolsmith_models::{
     fetch,
     gguf::{Gguf, vocab},
     tokenizer::{Specials, Tokenizer},
-    trainer::{Head, Trainer, TrainerOptions},
+    trainer::{Activations, Head, Trainer, TrainerOptions},
     weights::{Precision, WeightsView},
 };
 
@@ -57,7 +57,7 @@ fn trained(
 ) -> Vec<f32> {
     let options = TrainerOptions {
         max_tokens: ids.len(),
-        gradient_checkpointing: true,
+        activations: Activations::Recompute,
         inv_temperature: 1.0,
         precision,
     };
@@ -67,7 +67,8 @@ fn trained(
         weights: vec![1.0; ids.len()],
         columns: vec![],
     };
-    let all = Trainer::new(&model.config, Head::Policy, &options).forward(weights, &batch).unwrap();
+    let mut trainer = Trainer::new(&model.config, Head::Policy, &options);
+    let all = trainer.forward(weights, &batch).unwrap();
     all[ids.len() - n..].to_vec()
 }
 

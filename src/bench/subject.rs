@@ -9,7 +9,7 @@ use toolsmith_models::batch::{Batch, Decode, Objective, TrainBatch};
 use toolsmith_models::convert::ModelSource;
 use toolsmith_models::engine::{Engine, EngineOptions};
 use toolsmith_models::live::TrainingState;
-use toolsmith_models::trainer::{AdamW, Head, Trainer, TrainerOptions};
+use toolsmith_models::trainer::{Activations, AdamW, Head, Trainer, TrainerOptions};
 use toolsmith_models::weights::{Precision, Weights};
 use toolsmith_models::{Error, Result};
 
@@ -200,8 +200,12 @@ impl Training {
         let weights = model.weights(precision)?;
         let specs = Head::Policy.specs(&model.config);
         let state = TrainingState::create(&dir.path().join("state"), specs, precision, &weights.view())?;
-        let options =
-            TrainerOptions { max_tokens: n, gradient_checkpointing: true, inv_temperature: 1.0, precision };
+        let options = TrainerOptions {
+            max_tokens: n,
+            activations: Activations::Recompute,
+            inv_temperature: 1.0,
+            precision,
+        };
         let batch = TrainBatch {
             tokens: (0..n).map(|i| token(i, vocab)).collect(),
             lens: vec![tokens; sequences],

@@ -8,6 +8,7 @@ use toolsmith_models::fetch::smollm2_path;
 use toolsmith_sandbox::{Image, Packages, Recipe};
 
 use super::sandbox::Python;
+use crate::learn::memory::machine;
 
 /// Say what this machine offers and what is missing.
 #[derive(Debug, clap::Args)]
@@ -57,11 +58,14 @@ fn kernels() -> String {
 }
 
 fn memory() -> String {
-    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
-        line.split_whitespace().nth(1)?.parse::<f64>().ok()
-    });
-    total.map_or("unknown".into(), |kib| format!("{:.1} GiB", kib / f64::from(1 << 20)))
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    machine().map_or("unknown".into(), |bytes| {
+        format!(
+            "{:.1} GiB; training takes at most {:.1} unless run.memory_limit is set",
+            gib(bytes),
+            gib(bytes / 2)
+        )
+    })
 }
 
 /// The command that prepares an image.

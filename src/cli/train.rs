@@ -12,6 +12,7 @@ use super::tools::{modules, offered, toolbox};
 use super::{BadInput, Interrupted, program, stop_on_ctrl_c};
 use crate::config::{Config, ConfigError};
 use crate::learn::Error;
+use crate::learn::memory::gigabytes;
 use crate::learn::stages::{self, Event, Inputs, Surroundings};
 use crate::run_dir::{Checkpoint, Metrics, RunDir, Stage};
 
@@ -160,6 +161,15 @@ fn line(event: &Event, every: usize) -> Option<String> {
     let share =
         |m: &Metrics, name: &str| m.get(name).map_or("  - ".into(), |x| format!("{:3.0}%", 100.0 * x));
     Some(match event {
+        Event::Fitted(_, f) if f.recomputed == 0 => return None,
+        Event::Fitted(stage, f) => format!(
+            "{}: {} of {}; {} of {} layers recompute their activations",
+            stage.name(),
+            gigabytes(f.bytes),
+            gigabytes(f.limit),
+            f.recomputed,
+            f.layers,
+        ),
         Event::Step { stage: Stage::Sft, step, steps, .. } if step % every != 0 && step != steps => {
             return None;
         }
@@ -238,6 +248,7 @@ fn grouped(n: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::learn::memory::Footprint;
 
     #[test]
     fn lines_fit_80_columns() {
@@ -261,7 +272,9 @@ mod tests {
         m.put("perf/rollout_s", 1234.5);
         m.put("perf/update_s", 1.0);
         m.put("eval", "cold start");
+        let most = Footprint { recomputed: 100, layers: 100, bytes: 999_999_999_999, limit: 999_999_999_999 };
         for event in [
+            Event::Fitted(Stage::Sft, most),
             Event::Step { stage: Stage::Sft, step: 10000, steps: 10000, metrics: &m },
             Event::Step { stage: Stage::Rl, step: 1000, steps: 1000, metrics: &m },
             Event::Evaluated(&m),

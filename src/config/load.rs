@@ -121,6 +121,11 @@ impl Config {
         require((0.0..=1.0).contains(&self.sft.tool_share), "sft.tool_share", "is a share between 0 and 1")?;
         require(self.sft.steps == 0 || self.sft.batch_size > 0, "sft.batch_size", "must be positive")?;
         require(self.run.save_total_limit > 0, "run.save_total_limit", "keep at least one checkpoint")?;
+        require(
+            self.run.memory_limit.is_empty() || self.run.memory().is_some(),
+            "run.memory_limit",
+            "must be an amount such as 8GB or 512MiB, or empty",
+        )?;
         require(rl.prompts_per_step > 0, "rl.prompts_per_step", "must be positive")?;
         require(rl.num_generations > 0, "rl.num_generations", "must be positive")?;
         require(

@@ -7,8 +7,8 @@ use toolsmith_models::batch::{Objective, TrainBatch, TrainOutput};
 use toolsmith_models::config::ModelConfig;
 use toolsmith_models::engine::Engine;
 use toolsmith_models::live::TrainingState;
-use toolsmith_models::trainer::{AdamW, Head, Trainer, TrainerOptions};
-use toolsmith_models::weights::{Precision, Weights};
+use toolsmith_models::trainer::{Activations, AdamW, Footprint, Head, Trainer, TrainerOptions};
+use toolsmith_models::weights::{Mat, Precision, Weights};
 
 use super::ppo::Actor;
 use super::{Error, Learner, Scorer};
@@ -38,6 +38,27 @@ impl LiveModel {
         Ok(Self { state, trainer, optimizer: optimizer.clone() })
     }
 
+    /// Compiles what learning takes.
+    ///
+    /// # Errors
+    /// If no choice of `activations` fits, or the model is too large to compile.
+    pub fn prepare(&mut self, objective: &Objective, activations: Activations) -> Result<Footprint, Error> {
+        Ok(self.trainer.prepare(objective, activations)?)
+    }
+
+    /// Compiles what scoring takes.
+    ///
+    /// # Errors
+    /// If the model is too large to compile.
+    pub fn prepare_scores(&mut self) -> Result<(), Error> {
+        Ok(self.trainer.prepare_forward()?)
+    }
+
+    /// Bytes of weights, moments and gradients, and of the plans compiled so far.
+    pub fn memory(&self) -> usize {
+        self.state.bytes() + self.trainer.memory()
+    }
+
     /// Takes the trainer off again.
     pub fn into_state(self) -> TrainingState {
         self.state
@@ -51,12 +72,12 @@ impl LiveModel {
 
 impl Scorer for LiveModel {
     fn score(&mut self, batch: &TrainBatch) -> Result<Vec<f32>, Error> {
-        Ok(self.trainer.forward(&self.state.weights(), batch)?)
+        Ok(self.trainer.forward(&self.state.weights(), batch)?.to_vec())
     }
 }
 
 impl Learner for LiveModel {
-    fn accumulate(&mut self, batch: &TrainBatch, objective: &Objective) -> Result<TrainOutput, Error> {
+    fn accumulate(&mut self, batch: &TrainBatch, objective: &Objective) -> Result<TrainOutput<'_>, Error> {
         Ok(self.trainer.accumulate(&self.state.weights(), batch, objective)?)
     }
 
@@ -85,13 +106,20 @@ impl Reference {
     /// # Errors
     /// If the model is too large to compile.
     pub fn new(weights: Weights, config: &ModelConfig, options: &TrainerOptions) -> Result<Self, Error> {
-        Ok(Self { weights, trainer: Trainer::new(config, Head::Policy, options) })
+        let mut trainer = Trainer::scorer(config, Head::Policy, options);
+        trainer.prepare_forward()?;
+        Ok(Self { weights, trainer })
+    }
+
+    /// Bytes of the weights and of the plan.
+    pub fn memory(&self) -> usize {
+        self.weights.view().mats().iter().map(Mat::bytes).sum::<usize>() + self.trainer.memory()
     }
 }
 
 impl Scorer for Reference {
     fn score(&mut self, batch: &TrainBatch) -> Result<Vec<f32>, Error> {
-        Ok(self.trainer.forward(&self.weights.view(), batch)?)
+        Ok(self.trainer.forward(&self.weights.view(), batch)?.to_vec())
     }
 }
 
@@ -118,6 +146,11 @@ impl<'a> Sampler<'a> {
     ) -> Result<Self, Error> {
         let options = rollout.engine(config.max_position_embeddings, precision);
         Ok(Self { engine: Engine::new(config, options)?, text, tools, stop })
+    }
+
+    /// Bytes of the plan and of the KV cache.
+    pub fn memory(&self) -> usize {
+        self.engine.memory()
     }
 
     /// Samples from `state`; without tools if `with_tools` is off.
@@ -161,7 +194,7 @@ impl Scorer for LivePolicy<'_, '_> {
 }
 
 impl Learner for LivePolicy<'_, '_> {
-    fn accumulate(&mut self, batch: &TrainBatch, objective: &Objective) -> Result<TrainOutput, Error> {
+    fn accumulate(&mut self, batch: &TrainBatch, objective: &Objective) -> Result<TrainOutput<'_>, Error> {
         self.model.accumulate(batch, objective)
     }
 

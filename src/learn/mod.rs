@@ -12,6 +12,7 @@ pub mod advantages;
 pub mod batches;
 pub mod drift;
 pub mod live;
+pub mod memory;
 pub mod ppo;
 pub mod problems;
 pub mod schedule;
@@ -59,7 +60,7 @@ pub trait Learner: Scorer {
     ///
     /// # Errors
     /// If the batch does not fit the model.
-    fn accumulate(&mut self, batch: &TrainBatch, objective: &Objective) -> Result<TrainOutput, Error>;
+    fn accumulate(&mut self, batch: &TrainBatch, objective: &Objective) -> Result<TrainOutput<'_>, Error>;
 
     /// Takes an optimizer step along the summed gradients and clears them. Returns their global norm before
     /// clipping.

@@ -157,14 +157,7 @@ pub fn step(
     }
 
     // Update.
-    let objective = Objective::Policy(PolicyLoss {
-        clip_range_low: rl.clip_range_low,
-        clip_range_high: rl.clip_range_high,
-        dual_clip: (rl.dual_clip > 0.0).then_some(rl.dual_clip),
-        kl_coef: rl.kl_coef,
-    });
-    let value_objective =
-        Objective::Value { clip_range: (rl.cliprange_value > 0.0).then_some(rl.cliprange_value) };
+    let (objective, value_objective) = objectives(rl);
     let lr = learning_rate(&rl.optimizer, step, rl.steps);
     let critic_lr = learning_rate(&rl.critic_optimizer, step, rl.steps);
     let critic_only = critic.is_some() && step < rl.critic_warmup;
@@ -225,6 +218,18 @@ pub fn step(
         end: t.end,
     };
     Ok((metrics, trajectories.into_iter().zip(judged).zip(advantages).map(episode).collect()))
+}
+
+/// What the policy and the critic learn by.
+pub(super) fn objectives(rl: &RlConfig) -> (Objective, Objective) {
+    let policy = PolicyLoss {
+        clip_range_low: rl.clip_range_low,
+        clip_range_high: rl.clip_range_high,
+        dual_clip: (rl.dual_clip > 0.0).then_some(rl.dual_clip),
+        kl_coef: rl.kl_coef,
+    };
+    let clip_range = (rl.cliprange_value > 0.0).then_some(rl.cliprange_value);
+    (Objective::Policy(policy), Objective::Value { clip_range })
 }
 
 /// GAE and returns of each trajectory `[trajectories][tokens]`, the outcome reward on its last token in the mask.

@@ -7,15 +7,17 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use toolsmith_models::batch::Objective;
 use toolsmith_models::config::{Architecture, ModelConfig};
 use toolsmith_models::convert::ModelSource;
 use toolsmith_models::live::TrainingState;
 use toolsmith_models::tokenizer::Tokenizer;
-use toolsmith_models::trainer::{Head, TrainerOptions};
+use toolsmith_models::trainer::{Activations, Head, TrainerOptions};
 use toolsmith_models::weights::Weights;
 use toolsmith_sandbox::tool::Spec;
 
 use super::live::{LiveModel, LivePolicy, Reference, Sampler};
+use super::memory::{self, Footprint};
 use super::ppo::{self, Task};
 use super::problems::{Problems, Traces};
 use super::{Error, Learner, Scorer, sft};
@@ -32,6 +34,8 @@ const WEIGHTS: u64 = 0x7765_6967;
 /// What happened.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// A stage begins, and takes so much memory.
+    Fitted(Stage, Footprint),
     /// A step of a stage is done.
     Step {
         /// Which.
@@ -229,6 +233,7 @@ impl Session<'_, '_, '_> {
         let (config, stage) = (self.config, Stage::Sft);
         let options = self.trainer_options(1.0);
         let mut model = LiveModel::new(state, self.model, Head::Policy, &options, &config.sft.optimizer)?;
+        self.fit(stage, 0, &mut [(&mut model, Objective::CrossEntropy)])?;
         for step in done.. {
             self.evaluate_if_due(stage, step, model.state())?;
             if step == config.sft.steps {
@@ -285,6 +290,13 @@ impl Session<'_, '_, '_> {
             None
         };
         let mut model = LiveModel::new(state, self.model, Head::Policy, &options, &config.rl.optimizer)?;
+        let (objective, value_objective) = ppo::objectives(&config.rl);
+        let mut learners = vec![(&mut model, objective)];
+        if let Some(critic) = &mut critic {
+            critic.prepare_scores()?;
+            learners.push((critic, value_objective));
+        }
+        self.fit(stage, reference.as_ref().map_or(0, Reference::memory), &mut learners)?;
         for step in resumed.map_or(0, |c| c.step).. {
             let evaluated = self.evaluate_if_due(stage, step, model.state());
             if matches!(evaluated, Err(Error::Interrupted)) {
@@ -314,11 +326,24 @@ impl Session<'_, '_, '_> {
         Ok(model.into_state())
     }
 
+    /// Chooses what the learners' passes keep, so that with `others` the stage stays within `run.memory_limit`.
+    fn fit(
+        &mut self,
+        stage: Stage,
+        others: usize,
+        learners: &mut [(&mut LiveModel, Objective)],
+    ) -> Result<(), Error> {
+        let limit = self.config.run.memory().unwrap_or(usize::MAX);
+        let footprint = memory::fit(limit, others + self.sampler.memory(), learners)?;
+        (self.surroundings.notify)(Event::Fitted(stage, footprint));
+        Ok(())
+    }
+
     fn trainer_options(&self, inv_temperature: f32) -> TrainerOptions {
         let longest = self.config.rollout.context(self.model.max_position_embeddings);
         TrainerOptions {
             max_tokens: self.config.rl.micro_batch_tokens.max(longest),
-            gradient_checkpointing: self.config.model.gradient_checkpointing,
+            activations: Activations::Keep,
             inv_temperature,
             precision: self.config.model.dtype.into(),
         }

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use toolsmith_models::live::TrainingState;
-use toolsmith_models::trainer::{Head, TrainerOptions};
+use toolsmith_models::trainer::{Activations, Head, TrainerOptions};
 use toolsmith_models::weights::Precision;
 use toolsmith_sandbox::tool::python_spec;
 
 use super::batches::{Sequence, pack};
 use super::live::{LiveModel, LivePolicy, Sampler};
+use super::memory::Footprint;
 use super::ppo::{Actor, Task};
 use super::problems::Problems;
 use super::stages::{Event, Inputs, Surroundings, train};
@@ -53,6 +54,16 @@ fn tool() -> Function<impl Fn(&Call) -> ToolOutput> {
 
 /// Runs until the end, or until `stop_after` steps of a stage are done; goes on where `dir` has a run.
 fn run(config: &Config, dir: &Path, stop_after: Option<(Stage, usize)>) -> Result<Vec<Metrics>, Error> {
+    run_noting(config, dir, stop_after, &mut vec![])
+}
+
+/// [`run`], noting what each stage takes.
+fn run_noting(
+    config: &Config,
+    dir: &Path,
+    stop_after: Option<(Stage, usize)>,
+    taken: &mut Vec<Footprint>,
+) -> Result<Vec<Metrics>, Error> {
     let (mut run, config, checkpoint) = match dir.join("config.toml").exists() {
         true => RunDir::resume(dir)?,
         false => (RunDir::create(Some(dir), config)?, config.clone(), None),
@@ -62,12 +73,12 @@ fn run(config: &Config, dir: &Path, stop_after: Option<(Stage, usize)>) -> Resul
         None => Inputs::read(&config, dir, &[python_spec()])?,
     };
     let (stop, tool) = (AtomicBool::new(false), tool());
-    let mut notify = |event: Event| {
-        if let Event::Step { stage, step, .. } = event
-            && stop_after == Some((stage, step))
-        {
+    let mut notify = |event: Event| match event {
+        Event::Step { stage, step, .. } if stop_after == Some((stage, step)) => {
             stop.store(true, Ordering::Relaxed);
         }
+        Event::Fitted(_, footprint) => taken.push(footprint),
+        _ => {}
     };
     let surroundings = Surroundings { tools: Some(&tool), stop: &stop, notify: &mut notify };
     train(&config, inputs, &mut run, checkpoint.as_ref(), surroundings)
@@ -120,8 +131,29 @@ fn so_does_one_with_groups_and_a_reference() {
     config.rl.algorithm = Algorithm::Grpo;
     config.rl.kl_coef = 0.1;
     config.rl.num_iterations = 2;
-    config.model.gradient_checkpointing = true;
     assert_same_end(&config, &[(Stage::Rl, 3)]);
+}
+
+#[test]
+fn a_memory_limit_changes_the_memory_and_no_bit() {
+    let mut config = minuscule();
+    let dir = tempfile::tempdir().unwrap();
+    let of = |config: &Config, name: &str| {
+        let mut taken = vec![];
+        let end = run_noting(config, &dir.path().join(name), None, &mut taken);
+        (end.map(|_| remains(&dir.path().join(name), config)), taken)
+    };
+    let (free, all) = of(&config, "free");
+    assert_eq!(all.iter().map(|f| f.recomputed).collect::<Vec<_>>(), [0, 0]);
+    config.run.memory_limit = format!("{}B", all[1].bytes - 1);
+    let (tight, some) = of(&config, "tight");
+    assert!(some[1].recomputed > 0 && some[1].bytes < all[1].bytes, "{some:?}");
+    let (free, tight) = (free.unwrap(), tight.unwrap());
+    assert!(free.0 == tight.0, "weights, moments or rollouts differ");
+    assert_eq!(free.1, tight.1);
+    config.run.memory_limit = "10kB".into();
+    let error = of(&config, "none").0.unwrap_err().to_string();
+    assert!(error.starts_with("`run.memory_limit`: training takes at least 0.0"), "{error}");
 }
 
 /// A kill leaves no time for a checkpoint: what was logged since the last one is done again.
@@ -151,7 +183,7 @@ fn sampled(config: &Config, check: impl FnOnce(&mut LivePolicy, &TrainerOptions,
             .unwrap();
     let options = TrainerOptions {
         max_tokens: 2048,
-        gradient_checkpointing: false,
+        activations: Activations::Keep,
         inv_temperature: 1.0 / config.rollout.temperature,
         precision,
     };

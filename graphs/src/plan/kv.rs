@@ -46,6 +46,11 @@ impl KvCache {
         layers * block_units(kv_heads, head_dim, bf16) * size_of::<u32>()
     }
 
+    /// Bytes of all blocks.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(Lines::len).sum()
+    }
+
     /// Blocks of [`BLOCK`] positions.
     pub fn blocks(&self) -> usize {
         self.blocks
