@@ -18,8 +18,9 @@ pub enum Isolation {
     /// A thread of this process: nothing to start, no second wall behind WebAssembly's.
     #[default]
     Thread,
-    /// A process of its own, confined: whatever happens to it costs one call. It is this process's executable, started again,
-    /// whose `main` must begin with [`worker_main_if_asked`](crate::worker_main_if_asked); or [`Builder::worker`].
+    /// A process of its own, confined: whatever happens to it costs one call. On Linux it is forked from this process's
+    /// executable, which is started again once for all workers of a pool; elsewhere it is started again for each. That `main`
+    /// must begin with [`worker_main_if_asked`](crate::worker_main_if_asked); or name another by [`Builder::worker`].
     Process,
 }
 

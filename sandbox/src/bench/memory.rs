@@ -8,8 +8,9 @@ use crate::{Builder, Image, Isolation, Sandbox, SandboxError};
 pub(super) fn measure(image: &Image, plan: &Plan) -> Result<Memory, SandboxError> {
     let builder = |isolation| builder(image, plan, isolation);
     let [thread, _] = more(builder(Isolation::Thread), || pss("self"))?;
-    let in_children = || children().iter().map(|pid| pss(pid)).sum();
-    let [process, process_corpus] = more(builder(Isolation::Process), in_children)?;
+    // With this process, whose share of the image's pages becomes less with each worker that maps them too.
+    let all = || children().iter().map(String::as_str).chain(["self"]).map(pss).sum();
+    let [process, process_corpus] = more(builder(Isolation::Process), all)?;
     let mut python = builder(Isolation::Thread).build()?;
     let mut bytes = |source| {
         let mut session = python.session();

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,7 +22,7 @@ fn pagemap() -> Option<&'static File> {
 /// In a process that was forked: its own page map in the place of the one it inherited, which is its maker's. Gives the
 /// descriptor, if there is one.
 #[cfg(target_os = "linux")]
-pub(crate) fn reopen_pagemap() -> io::Result<Option<RawFd>> {
+pub(crate) fn reopen_pagemap() -> io::Result<Option<std::os::fd::RawFd>> {
     let Some(inherited) = FILE.get().and_then(Option::as_ref) else { return Ok(None) };
     let mine = File::open(PAGEMAP)?;
     // SAFETY: both are open; what the old number stands for from now on is as good a page map.

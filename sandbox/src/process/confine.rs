@@ -1,5 +1,5 @@
 //! The walls around a worker process, behind WebAssembly's: resource limits, and on Linux a seccomp filter that leaves the
-//! system calls a call needs.
+//! system calls a call needs. The zygote has a looser one, which its forks keep behind their own.
 //!
 //! What is not allowed kills the process: it is a hole in the walls before, or a mistake here, and in neither case should the
 //! process go on; the call is reported as [`Limit::Crash`](crate::Limit::Crash) with SIGSYS. On other systems and CPUs than
@@ -132,7 +132,6 @@ mod filter {
         libc::SYS_dup3,
         libc::SYS_fcntl,
         libc::SYS_fstat,
-        libc::SYS_getrlimit,
         libc::SYS_prctl,
         libc::SYS_prlimit64,
         libc::SYS_recvmsg,
@@ -140,7 +139,6 @@ mod filter {
         libc::SYS_sched_getaffinity,
         libc::SYS_seccomp,
         libc::SYS_set_robust_list,
-        libc::SYS_setrlimit,
         libc::SYS_write,
     ];
 
