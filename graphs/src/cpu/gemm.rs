@@ -20,6 +20,9 @@ const NR: usize = 4;
 /// Rows of W read at once when few rows of A leave memory the bottleneck.
 const STREAMS: usize = 8;
 
+/// Least bytes from a tile of W to what is fetched meanwhile: memory takes as long as a few tiles do.
+const FETCH: usize = 32 * 1024;
+
 /// The operands of a product. `lda`, `ldw`, `ldc` are row strides in elements.
 #[derive(Clone, Copy)]
 pub(super) struct Nt<'a, E> {
@@ -81,19 +84,27 @@ multiversion! {
 unsafe fn panel<S: Simd, E: Elem>(g: &Nt<E>, rows: Range<usize>, cols: Range<usize>, k: Range<usize>) {
     // SAFETY: as `nt`.
     unsafe {
-        // Rows of W that stay in the first-level cache while the rows of A pass; if they are too few, let A's tile
-        // stay there and W come from the second level.
-        let fit = 28 * 1024 / (k.len() * size_of::<E>()).max(1) / NR * NR;
-        let nb = if fit < 12 { 64 } else { fit.min(64) };
+        let row = (k.len() * size_of::<E>()).max(1);
         let strips = rows.len().div_ceil(S::TILE.0);
+        let whole = rows.len() * row <= 40 * 1024;
+        // Rows of W that stay in the first-level cache while the rows of A pass; if they are too few, let A's tile
+        // stay there and W come from the second level. If all of A stays there, each tile of W passes once.
+        let fit = 28 * 1024 / row / NR * NR;
+        let nb = if whole {
+            S::TILE.1
+        } else if fit < 12 {
+            64
+        } else {
+            fit.min(64)
+        };
         let mut j = cols.start;
         while j < cols.end {
             let jb = (j + nb).min(cols.end);
             for s in 0..strips {
                 let i = rows.start + s * S::TILE.0;
                 // While few rows of A make memory the bottleneck, the strips share in fetching the next rows of W.
-                let fetch =
-                    if strips <= 8 { Fetch { ahead: nb * g.ldw, part: s, of: strips } } else { Fetch::NONE };
+                let ahead = (nb * g.ldw).max(FETCH / size_of::<E>());
+                let fetch = if strips <= 8 { Fetch { ahead, part: s, of: strips } } else { Fetch::NONE };
                 match (rows.end - i).min(S::TILE.0) {
                     6 => strip::<S, E, 6>(g, i, j..jb, k.clone(), fetch),
                     5 => strip::<S, E, 5>(g, i, j..jb, k.clone(), fetch),
