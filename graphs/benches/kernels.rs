@@ -232,14 +232,14 @@ fn layers(bench: &Bench) {
         bench.line(&format!("swiglu {t}x{h}"), n, "Gelem/s", || swiglu(black_box(&x), &dy, &mut y));
         bench.line(&format!("swiglu_backward {t}x{h}"), n, "Gelem/s", || {
             let mut up = std::mem::take(&mut dx);
-            swiglu_backward(black_box(&x), &dy, &dy, &mut y, &mut up);
+            swiglu_backward(Operand::Slice(black_box(&x)), Operand::Slice(&dy), &dy, &mut y, &mut up);
             dx = up;
         });
         let inv: Vec<f32> = (0..32).map(|i| 0.8f32.powi(i)).collect();
         let table = RopeTable::new(t, &inv, 1.0);
         let positions: Vec<u32> = (0..t as u32).collect();
         bench.line(&format!("rope {t}x{h}"), n, "Gelem/s", || {
-            rope(black_box(&x), &positions, &table, &mut y, h / 64, false)
+            rope(Operand::Slice(black_box(&x)), &positions, &table, &mut y, h / 64, false)
         });
         bench.line(&format!("add {t}x{h}"), n, "Gelem/s", || add(black_box(&x), &dy, &mut y));
     }

@@ -1,6 +1,7 @@
 //! SwiGLU and the sums between layers.
 
-use super::par::{self, Parts};
+use super::Operand;
+use super::par::{self, Parts, Shared};
 use super::simd::{L, Simd, exp, load, multiversion, store};
 
 /// Defines a kernel of one output, `y[i] = body(x_0[i], x_1[i], ..)`, that does about `per_ns` elements a nanosecond, and what
@@ -104,17 +105,18 @@ multiversion! {
     }
 }
 
-/// Gradients of [`swiglu`], both replaced.
-pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    let n = gate.len();
-    assert!([up.len(), dy.len(), dgate.len(), dup.len()] == [n; 4], "swiglu_backward: lengths do not match");
+/// Gradients of [`swiglu`], both replaced; `dgate` may be what holds the gate, `dup` what holds up.
+pub fn swiglu_backward(gate: Operand, up: Operand, dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    let n = dy.len();
+    assert!([dgate.len(), dup.len()] == [n; 2], "swiglu_backward: lengths do not match");
+    let (gate, up) = (Shared(gate.pointer(dgate)), Shared(up.pointer(dup)));
     let (dgate, dup) = (Parts::new(dgate), Parts::new(dup));
     par::ranges(n / 2, n, 256, |r| {
         // SAFETY: equal lengths; tasks write different ranges.
         unsafe {
-            let (dg, du) = (dgate.get(r.clone()).as_mut_ptr(), dup.get(r.clone()).as_mut_ptr());
-            let at = |x: &[f32]| x[r.clone()].as_ptr();
-            swiglu_gradients(at(gate), at(up), at(dy), dg, du, r.len())
+            let (dg, du) = (dgate.as_ptr().add(r.start), dup.as_ptr().add(r.start));
+            let at = |x: Shared<f32>| x.get().add(r.start);
+            swiglu_gradients(at(gate), at(up), dy[r.clone()].as_ptr(), dg, du, r.len())
         }
     });
 }

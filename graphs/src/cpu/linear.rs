@@ -8,7 +8,6 @@
 
 use half::bf16;
 
-use super::Mat;
 use super::elementwise::{add_at, swiglu_at};
 use super::gemm::{Cut, Nt, nt};
 use super::norm::{RmsNorm, head_norms, norm_rows};
@@ -17,6 +16,7 @@ use super::par::{self, Parts, Shared};
 use super::rope::{RopeTable, rope_row};
 use super::scratch::{Plain, Scratch, bytes_of};
 use super::simd::Elem;
+use super::{Mat, Operand};
 
 /// Numbers of a thread's working memory: a task's columns before they are combined.
 const BLOCK: usize = 32 * 1024;
@@ -39,15 +39,6 @@ pub struct Dims {
 pub struct Layer<'a> {
     pub w: Mat<'a>,
     pub bias: Option<Mat<'a>>,
-}
-
-/// What is added to a layer's output.
-#[derive(Clone, Copy)]
-pub enum Addend<'a> {
-    /// `[t, n]`.
-    Slice(&'a [f32]),
-    /// What the output holds.
-    Output,
 }
 
 /// What is done to each head of a layer's output `[t, heads · head_dim]`.
@@ -85,14 +76,8 @@ impl<'a> Job<'a> {
     }
 
     /// `y = x · wᵀ (+ bias) + addend`.
-    pub fn add(layer: Layer<'a>, addend: Addend<'a>, y: &'a mut [f32]) -> Self {
-        let from = match addend {
-            Addend::Slice(x) => {
-                assert!(x.len() == y.len(), "linears: an addend of another length");
-                x.as_ptr()
-            }
-            Addend::Output => y.as_ptr(),
-        };
+    pub fn add(layer: Layer<'a>, addend: Operand<'a>, y: &'a mut [f32]) -> Self {
+        let from = addend.pointer(y);
         Job { layer, y: Parts::new(y), then: Then::Add(Shared(from)) }
     }
 

@@ -41,16 +41,37 @@ pub use elementwise::{add, add_assign, exp_slice, scale, swiglu, swiglu_backward
 pub use embedding::{embedding, embedding_backward};
 use half::bf16;
 pub use isa::Isa;
-pub use linear::{Addend, Dims, Heads, Job, Layer, linear, linear_scratch, linears, linears_scratch};
+pub use linear::{Dims, Heads, Job, Layer, linear, linear_scratch, linears, linears_scratch};
 pub use linear_grad::{bias_grad, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch};
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use peak::{dot_bf16, fma_f32};
-pub use rope::{RopeTable, rope, rope_in_place};
+pub use rope::{RopeTable, rope};
 pub(crate) use scratch::Lines;
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 pub use softmax::{entropy, logsumexp, token_logprob_of};
 pub use token_logprob::{LmHead, SKIP, TokenLogprobs, token_logprob, token_logprob_scratch};
 pub use token_logprob_grad::{TokenLogprobsGrad, token_logprob_backward, token_logprob_backward_scratch};
+
+/// Numbers that a kernel reads: a slice, or what the output of the same place holds, which it writes over.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand<'a> {
+    /// As many as the output has.
+    Slice(&'a [f32]),
+    /// The output's.
+    Output,
+}
+
+impl Operand<'_> {
+    fn pointer(self, output: &[f32]) -> *const f32 {
+        match self {
+            Operand::Slice(x) => {
+                assert_eq!(x.len(), output.len(), "an operand is as long as the output");
+                x.as_ptr()
+            }
+            Operand::Output => output.as_ptr(),
+        }
+    }
+}
 
 /// A weight as stored in a checkpoint, used in place.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,6 @@
 //! Rotary position embedding, in the half-rotation form of GPT-NeoX and Hugging Face (Su et al., arXiv 2104.09864).
 
+use super::Operand;
 use super::par::{self, Parts, Shared};
 use super::simd::{L, load, multiversion, store};
 
@@ -52,20 +53,6 @@ multiversion! {
     }
 }
 
-/// `y[t, heads, head_dim]`: `x` turned by each token's position. `inverse` turns back, which is the gradient.
-///
-/// # Panics
-/// If a position lies beyond the table.
-pub fn rope(x: &[f32], positions: &[u32], table: &RopeTable, y: &mut [f32], heads: usize, inverse: bool) {
-    assert!(x.len() == y.len(), "rope: shapes do not match");
-    turn(Shared(x.as_ptr()), positions, table, y, heads, inverse);
-}
-
-/// [`rope`] with `x` overwritten.
-pub fn rope_in_place(x: &mut [f32], positions: &[u32], table: &RopeTable, heads: usize, inverse: bool) {
-    turn(Shared(x.as_ptr()), positions, table, x, heads, inverse);
-}
-
 /// [`rope`] of one token's `heads` heads from `x` on, in place.
 ///
 /// # Safety
@@ -76,9 +63,14 @@ pub(super) unsafe fn rope_row(table: &RopeTable, position: usize, x: *mut f32, h
     unsafe { rotate(x, table.cos[at..].as_ptr(), table.sin[at..].as_ptr(), x, heads, table.half, 1.0) }
 }
 
-fn turn(x: Shared<f32>, positions: &[u32], table: &RopeTable, y: &mut [f32], heads: usize, inverse: bool) {
+/// `y[t, heads, head_dim]`: `x` turned by each token's position. `inverse` turns back, which is the gradient.
+///
+/// # Panics
+/// If a position lies beyond the table.
+pub fn rope(x: Operand, positions: &[u32], table: &RopeTable, y: &mut [f32], heads: usize, inverse: bool) {
     let (half, width) = (table.half, heads * table.head_dim());
     assert!(y.len() == positions.len() * width, "rope: shapes do not match");
+    let x = Shared(x.pointer(y));
     let y = Parts::new(y);
     par::ranges(positions.len() * width / 12, positions.len(), 1, |r| {
         for t in r {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Io, Kernel, MAX_OUTPUTS, RopeAngles, Work};
 use crate::{
-    cpu::{self, Addend, Heads, Job},
+    cpu::{self, Heads, Job},
     shape::Extent,
 };
 
@@ -121,7 +121,7 @@ impl Part<usize> {
         let layer = self.layer.kernel(io);
         match &self.then {
             Then::Nothing => Job::linear(layer, take(io)),
-            Then::Add(x) => Job::add(layer, Addend::Slice(io.f32(*x)), take(io)),
+            Then::Add(x) => Job::add(layer, io.operand(*x), take(io)),
             Then::Heads { head_dim, norm, rope } => {
                 let heads = Heads {
                     head_dim: *head_dim,
@@ -135,6 +135,11 @@ impl Part<usize> {
                 Job::swiglu(layer, up.kernel(io), kept, take(io))
             }
         }
+    }
+
+    /// Outputs.
+    fn outputs(&self) -> usize {
+        if matches!(self.then, Then::Swiglu { kept: true, .. }) { 3 } else { 1 }
     }
 
     /// Operations beside the product, for each of its numbers.
@@ -155,6 +160,10 @@ impl Part<usize> {
 impl Kernel for FusedLinear<usize> {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
         cpu::linears_scratch(e.tokens.max(e.rows), self.k, self.norm.is_some(), bf16)
+    }
+    fn in_place(&self, i: usize) -> Option<usize> {
+        let part = self.parts.iter().position(|p| matches!(p.then, Then::Add(x) if x == i))?;
+        Some(self.parts[..part].iter().map(Part::outputs).sum())
     }
     fn work(&self, io: &Io<'_>) -> Work {
         let t = io.f32(0).len() / self.k;

@@ -13,7 +13,7 @@ use luminal::{
 };
 
 use crate::{
-    cpu::{Mat, Scratch},
+    cpu::{Mat, Operand, Scratch},
     graph::Graph,
     plan::{KvCache, ParamState, Segment},
     shape::{Extent, Shape},
@@ -66,6 +66,13 @@ pub trait Kernel: Any + Debug + Send + Sync {
         false
     }
 
+    /// The output that may lie where input `i` lay, if nothing reads that input later. The kernel is then given the input as
+    /// [`Value::Output`]; it has read each of its numbers when it writes that place.
+    fn in_place(&self, i: usize) -> Option<usize> {
+        let _ = i;
+        None
+    }
+
     /// Whether the kernel has to run though nothing reads its outputs.
     fn is_sink(&self) -> bool {
         false
@@ -92,7 +99,11 @@ pub trait Kernel: Any + Debug + Send + Sync {
 
     /// The bytes of the operands: inputs read, outputs written, those that accumulate read too.
     fn operands(&self, io: &Io<'_>) -> Work {
-        let inputs = io.inputs.iter().map(Value::bytes).sum();
+        let bytes = |v: &Value| match *v {
+            Value::Output(i) => io.output_len(i) * size_of::<f32>(),
+            ref v => v.bytes(),
+        };
+        let inputs = io.inputs.iter().map(bytes).sum();
         let outputs = (0..MAX_OUTPUTS).map(|i| (i, io.output_len(i) * size_of::<f32>()));
         outputs.fold(Work::default().reading(inputs), |work, (i, bytes)| {
             work.writing(bytes).reading(if self.accumulates(i) { bytes } else { 0 })
@@ -162,6 +173,8 @@ pub enum Value<'a> {
     Mat(Mat<'a>),
     /// The batch's segments.
     Segments(&'a [Segment]),
+    /// Numbers that an output of this number holds until it is written.
+    Output(usize),
 }
 
 impl Value<'_> {
@@ -171,7 +184,7 @@ impl Value<'_> {
             Value::F32(x) => size_of_val(*x),
             Value::U32(x) => size_of_val(*x),
             Value::Mat(x) => x.bytes(),
-            Value::None | Value::Segments(_) => 0,
+            Value::None | Value::Segments(_) | Value::Output(_) => 0,
         }
     }
 }
@@ -227,6 +240,13 @@ impl<'a> Io<'a> {
     /// Elements of output `i`, 0 if there is none or it was taken.
     pub fn output_len(&self, i: usize) -> usize {
         self.outputs[i].as_ref().map_or(0, |y| y.len())
+    }
+    /// Input `i`, numbers that may be what an output holds.
+    pub fn operand(&self, i: usize) -> Operand<'a> {
+        match self.inputs[i] {
+            Value::Output(_) => Operand::Output,
+            _ => Operand::Slice(self.f32(i)),
+        }
     }
     /// Whether a parameter among the inputs is bf16.
     pub(crate) fn reads_bf16(&self) -> bool {

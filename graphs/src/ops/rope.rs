@@ -43,13 +43,16 @@ pub struct Rope {
 }
 
 impl Kernel for Rope {
+    fn in_place(&self, i: usize) -> Option<usize> {
+        (i == 0).then_some(0)
+    }
     fn work(&self, io: &Io<'_>) -> Work {
         // A pair turned: four multiplications, two additions.
         self.operands(io).flop(3 * io.output_len(0))
     }
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
-        cpu::rope(io.f32(0), io.u32(1), &self.angles.table, y, self.heads, self.inverse);
+        cpu::rope(io.operand(0), io.u32(1), &self.angles.table, y, self.heads, self.inverse);
     }
 }
 

@@ -44,12 +44,15 @@ impl Composite for Swiglu {
 pub struct SwigluBackward;
 
 impl Kernel for SwigluBackward {
+    fn in_place(&self, i: usize) -> Option<usize> {
+        (i < 2).then_some(i)
+    }
     fn work(&self, io: &Io<'_>) -> Work {
         self.operands(io).flop(11 * io.output_len(0))
     }
     fn run(&self, io: &mut Io<'_>) {
         let (dgate, dup) = (io.take(0), io.take(1));
-        cpu::swiglu_backward(io.f32(0), io.f32(1), io.f32(2), dgate, dup);
+        cpu::swiglu_backward(io.operand(0), io.operand(1), io.f32(2), dgate, dup);
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) enum Place {
     U32(usize),
     /// The bound segments.
     Segments,
+    /// Where the step's output of this number lies.
+    Output(usize),
 }
 
 /// One kernel call.
@@ -79,7 +81,9 @@ impl PartialEq for PlanOp {
 
 impl PlanOp {
     /// The planner guarantees that places in the arena lie inside `arena_bytes` at any extent up to the
-    /// capacity, and that the outputs of a step overlap neither each other nor its inputs.
+    /// capacity, and that the outputs of a step overlap neither each other nor its inputs. An input over which an output
+    /// is written is therefore none to the executor: its place is [`Place::Output`], and the kernel, which knows that it
+    /// may be, gets that output's slice only.
     pub fn new(
         steps: Vec<Step>,
         constants: Vec<f32>,
@@ -142,6 +146,7 @@ impl PlanOp {
                     Place::F32(i) => Value::F32(b.f32s[i]),
                     Place::U32(i) => Value::U32(b.u32s[i]),
                     Place::Segments => Value::Segments(b.segments),
+                    Place::Output(i) => Value::Output(i),
                 };
             }
             let mut outputs = [const { None }; MAX_OUTPUTS];

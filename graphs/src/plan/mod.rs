@@ -204,6 +204,7 @@ impl Plan {
             Place::F32(i) => self.f32s[i].name.clone(),
             Place::U32(i) => self.u32s[i].name.clone(),
             Place::Segments => "segments".into(),
+            Place::Output(i) => format!("output {i}"),
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Planner<'g> {
     param_sizes: BTreeMap<usize, usize>,
     param_names: BTreeMap<usize, String>,
     places: BTreeMap<Key, Place>,
+    /// Step and input to the output that is written over it.
+    in_place: BTreeMap<(usize, usize), usize>,
 }
 
 impl<'g> Planner<'g> {
@@ -51,6 +53,7 @@ impl<'g> Planner<'g> {
             param_sizes: BTreeMap::new(),
             param_names: BTreeMap::new(),
             places: BTreeMap::new(),
+            in_place: BTreeMap::new(),
         }
     }
 
@@ -217,27 +220,49 @@ impl<'g> Planner<'g> {
         outputs.iter().for_each(|t| {
             last.insert((t.id.index(), t.out), usize::MAX);
         });
-        let mut keys = vec![];
-        let mut lifetimes = vec![];
+        // Values with a buffer: which, and how many numbers.
+        let mut buffers: BTreeMap<Key, (usize, Size)> = BTreeMap::new();
+        let mut lifetimes: Vec<Lifetime> = vec![];
         for (s, d) in drafts.iter().enumerate() {
-            for &(key, ref shape) in &d.outputs {
+            for (o, &(key, ref shape)) in d.outputs.iter().enumerate() {
                 if d.kernel.uses_state() {
                     self.places.insert(key, Place::None);
                 }
                 if self.places.contains_key(&key) {
                     continue; // a gradient, or updated in place
                 }
-                let bytes = memory::bytes(Size::of(shape), capacity);
-                lifetimes.push(Lifetime { bytes, first: s, last: last.get(&key).copied().unwrap_or(s) });
-                keys.push((key, Size::of(shape)));
+                let until = last.get(&key).copied().unwrap_or(s);
+                let size = Size::of(shape);
+                let over = (0..d.inputs.len()).find_map(|i| {
+                    let dies =
+                        last[&d.inputs[i]] == s && d.kernel.in_place(i) == Some(o) && d.kernel.reads(i);
+                    let once = d.inputs.iter().filter(|k| **k == d.inputs[i]).count() == 1;
+                    let (buffer, of) = *buffers.get(&d.inputs[i]).filter(|_| dies && once)?;
+                    // Not if another output has taken it.
+                    (of == size && lifetimes[buffer].last == s).then_some((i, buffer))
+                });
+                let buffer = match over {
+                    Some((i, buffer)) => {
+                        self.in_place.insert((s, i), o);
+                        lifetimes[buffer].last = until;
+                        buffer
+                    }
+                    None => {
+                        let bytes = memory::bytes(size, capacity);
+                        lifetimes.push(Lifetime { bytes, first: s, last: until });
+                        lifetimes.len() - 1
+                    }
+                };
+                buffers.insert(key, (buffer, size));
             }
         }
         let (offsets, arena) = memory::place(&lifetimes);
-        for ((key, size), at) in keys.into_iter().zip(offsets) {
-            self.places.insert(key, Place::Arena(at, size));
+        for (key, (buffer, size)) in buffers {
+            self.places.insert(key, Place::Arena(offsets[buffer], size));
         }
         let sketches = drafts.iter().map(|d| self.sketch(d)).collect();
-        (drafts.into_iter().map(|d| self.step(d)).collect(), sketches, arena)
+        let steps = drafts.into_iter().enumerate().map(|(s, d)| self.step(s, d)).collect();
+        (steps, sketches, arena)
     }
 
     /// Lets a kernel that accumulates write into the gradient itself where an accumulate node is its only reader.
@@ -289,7 +314,7 @@ impl<'g> Planner<'g> {
         }
     }
 
-    fn step(&mut self, d: Draft) -> Step {
+    fn step(&mut self, s: usize, d: Draft) -> Step {
         assert!(
             d.inputs.len() <= MAX_INPUTS && d.outputs.len() <= MAX_OUTPUTS,
             "{} has too many operands",
@@ -297,7 +322,10 @@ impl<'g> Planner<'g> {
         );
         let mut inputs = [Place::None; MAX_INPUTS];
         for (i, key) in d.inputs.iter().enumerate().filter(|(i, _)| d.kernel.reads(*i)) {
-            inputs[i] = self.places[key];
+            inputs[i] = match self.in_place.get(&(s, i)) {
+                Some(&out) => Place::Output(out),
+                None => self.places[key],
+            };
         }
         let mut outputs = [Place::None; MAX_OUTPUTS];
         let mut zero = [false; MAX_OUTPUTS];

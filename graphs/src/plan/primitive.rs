@@ -240,7 +240,7 @@ impl Kernel for ToF32 {
             Value::Segments(x) => {
                 x.iter().enumerate().for_each(|(i, s)| y[s.queries()].fill(i as f32));
             }
-            Value::None => unreachable!("a leaf is bound"),
+            Value::None | Value::Output(_) => unreachable!("a leaf is bound"),
         }
     }
 }

@@ -89,7 +89,7 @@ fn rope_turns_and_its_inverse_turns_back() {
             let positions = [0, 1, 299, 77];
             let x = rng.vec(positions.len() * heads * hd);
             let mut y = vec![f32::NAN; x.len()];
-            rope(&x, &positions, &table, &mut y, heads, false);
+            rope(Operand::Slice(&x), &positions, &table, &mut y, heads, false);
             let want: Vec<f64> = (0..x.len())
                 .map(|i| {
                     let (t, c) = (i / (heads * hd), i % hd);
@@ -100,9 +100,9 @@ fn rope_turns_and_its_inverse_turns_back() {
                 .collect();
             close(&y, &want, 1e-6, "rope");
             let mut same = x.clone();
-            rope_in_place(&mut same, &positions, &table, heads, false);
+            rope(Operand::Output, &positions, &table, &mut same, heads, false);
             same_bits(&same, &y, "in place");
-            rope_in_place(&mut same, &positions, &table, heads, true);
+            rope(Operand::Output, &positions, &table, &mut same, heads, true);
             close(&same, &rounded(&x, false), 1e-6, "inverse");
         }
     });
@@ -121,7 +121,11 @@ fn swiglu_and_its_gradients_match_f64() {
             let each = |f: &dyn Fn(usize) -> f64| (0..n).map(f).collect::<Vec<_>>();
             close(&y, &each(&|i| g[i] as f64 * sig(g[i]) * u[i] as f64), 1e-6, "swiglu");
             let (mut dg, mut du) = (vec![f32::NAN; n], vec![f32::NAN; n]);
-            swiglu_backward(&g, &u, &dy, &mut dg, &mut du);
+            swiglu_backward(Operand::Slice(&g), Operand::Slice(&u), &dy, &mut dg, &mut du);
+            let (mut in_g, mut in_u) = (g.clone(), u.clone());
+            swiglu_backward(Operand::Output, Operand::Output, &dy, &mut in_g, &mut in_u);
+            same_bits(&in_g, &dg, "dgate in place");
+            same_bits(&in_u, &du, "dup in place");
             let slope = |x: f32| sig(x) * (1.0 + x as f64 * (1.0 - sig(x)));
             close(&dg, &each(&|i| dy[i] as f64 * u[i] as f64 * slope(g[i])), 1e-6, "dgate");
             close(&du, &each(&|i| dy[i] as f64 * g[i] as f64 * sig(g[i])), 1e-6, "dup");

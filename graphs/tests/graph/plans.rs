@@ -1,7 +1,8 @@
 //! What a plan promises: capacity, reuse of memory, errors, equal bits from cache and batch.
 
 use toolsmith_graphs::{
-    AttentionShape, Bindings, DiffOptions, Dim, Error, Graph, KvCache, Options, Plan, Segment, Tensor,
+    AttentionShape, Bindings, DiffOptions, Dim, Error, Graph, KvCache, Options, Plan, RopeAngles, Segment,
+    Tensor,
 };
 
 use crate::{
@@ -50,6 +51,28 @@ fn only_what_outputs_need_is_run_and_memory_is_reused() {
     assert_eq!(plan.steps().len(), 100);
     assert!(plan.memory().0 <= 3 * 4096, "{} bytes", plan.memory().0);
     assert_eq!(unused.dims(), [T]);
+}
+
+#[test]
+fn an_output_is_written_over_an_input_that_dies() {
+    let run = |keep: bool| {
+        let g = Graph::new();
+        let angles = RopeAngles::new(8, &[0.5, 0.25], 1.0);
+        let (x, positions) = (g.f32_input("x", &[T, 4.into()]), g.u32_input("positions", &[T]));
+        let first = x.rope(&positions, &angles);
+        let last = first.rope(&positions, &angles).rope(&positions, &angles);
+        let outputs = [&last, &first];
+        let outputs = &outputs[..1 + usize::from(keep)];
+        let mut plan = Plan::compile(&g, outputs, Options { tokens: 8, ..Default::default() }).unwrap();
+        let (x, positions) = (plan.f32_input("x").unwrap(), plan.u32_input("positions").unwrap());
+        let data = numbers(1, 12);
+        plan.run(&mut Bindings::new(3, 0).f32(x, &data).u32(positions, &[3, 1, 2])).unwrap();
+        (plan.output(0).to_vec(), plan.memory().0, plan.to_text().matches("output 0").count())
+    };
+    let ((alone, small, in_place), (beside, large, fewer)) = (run(false), run(true));
+    assert_eq!(alone, beside);
+    assert_eq!((in_place, fewer), (2, 1), "an output of the plan stays");
+    assert_eq!((small, large), (128, 256), "bytes of one and of two buffers");
 }
 
 #[test]
