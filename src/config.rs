@@ -296,6 +296,28 @@ pub struct OptimizerConfig {
     pub epsilon: f32,
     /// Gradients are scaled down to this global norm; 0 leaves them.
     pub max_grad_norm: f32,
+    /// What the moments are kept in.
+    pub moments: MomentType,
+}
+
+/// What AdamW's moments are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MomentType {
+    /// 8 bytes a parameter.
+    #[default]
+    F32,
+    /// 4 bytes a parameter; rounded so that none is stuck, the same from run to run.
+    Bf16,
+}
+
+impl From<MomentType> for Precision {
+    fn from(moments: MomentType) -> Self {
+        match moments {
+            MomentType::Bf16 => Self::Bf16,
+            MomentType::F32 => Self::F32,
+        }
+    }
 }
 
 impl Default for OptimizerConfig {
@@ -309,6 +331,7 @@ impl Default for OptimizerConfig {
             beta2: 0.999,
             epsilon: 1e-8,
             max_grad_norm: 1.0,
+            moments: MomentType::F32,
         }
     }
 }

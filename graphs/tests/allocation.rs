@@ -13,7 +13,7 @@ use toolsmith_graphs::{
     Tensor, loss,
     ops::AdamWConstants,
     optimizer::{Optimizer, Trained},
-    plan::{Master, ParamState, Slot},
+    plan::{Master, Moments, ParamState, Slot},
 };
 
 const T: Dim = Dim::Tokens;
@@ -162,7 +162,8 @@ impl State {
 impl ParamState for State {
     fn slot(&mut self, index: usize) -> Slot<'_> {
         let ([w, m, v], (hi, lo)) = (&mut self.f32s[index], &mut self.halves[index]);
-        Slot { weights: if self.bf16 { Master::Bf16 { hi, lo } } else { Master::F32(w) }, m, v }
+        let weights = if self.bf16 { Master::Bf16 { hi, lo } } else { Master::F32(w) };
+        Slot { weights, moments: Moments::F32 { m, v } }
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! The file, little-endian: a page of header (magic, version, precision, a hash of the parameters' names and shapes,
 //! the step), then four regions, each holding all parameters in order: the weights (bf16, or f32 in f32 mode), the low
-//! halves of the f32 master weights (bf16 mode only, see [`split_master`]), first moments and second moments (f32).
+//! halves of the f32 master weights (bf16 mode only, see [`split_master`]), first moments and second moments (f32, or bf16
+//! where [`Format`] says so).
 //! Weights come first and together because decoding reads nothing else.
 //!
 //! The live file may be torn by a crash at any moment. What a run resumes from is a snapshot:
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use half::bf16;
 use memmap2::MmapMut;
+use toolsmith_graphs::plan::Moments;
 
 use crate::checkpoint::{TensorHeader, write_safetensors};
 use crate::config::{ModelConfig, ParamSpec};
@@ -28,6 +30,7 @@ const MAGIC: &[u8; 8] = b"tsm-live";
 const VERSION: u32 = 1;
 const HEADER: usize = 4096;
 const STEP_AT: usize = 32;
+const MOMENTS_AT: usize = 40;
 /// Parameters start at multiples of this many elements: a cache line of bf16.
 const ALIGN: usize = 32;
 
@@ -37,14 +40,28 @@ pub enum ParamMut<'a> {
     Bf16 {
         hi: &'a mut [bf16],
         lo: &'a mut [i16],
-        m: &'a mut [f32],
-        v: &'a mut [f32],
+        moments: Moments<'a>,
     },
     F32 {
         w: &'a mut [f32],
-        m: &'a mut [f32],
-        v: &'a mut [f32],
+        moments: Moments<'a>,
     },
+}
+
+/// What weights and moments are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// The weights that kernels read; master weights are f32 in either.
+    pub precision: Precision,
+    /// AdamW's moments.
+    pub moments: Precision,
+}
+
+impl From<Precision> for Format {
+    /// Moments in f32.
+    fn from(precision: Precision) -> Format {
+        Format { precision, moments: Precision::F32 }
+    }
 }
 
 /// The training copy of a model's parameters.
@@ -52,7 +69,7 @@ pub struct TrainingState {
     path: PathBuf,
     map: MmapMut,
     specs: Vec<ParamSpec>,
-    precision: Precision,
+    format: Format,
     layout: Layout,
 }
 
@@ -62,20 +79,25 @@ struct Layout {
     starts: Vec<usize>,
     weight_size: usize,
     lo_size: usize,
+    moment_size: usize,
 }
 
 impl Layout {
-    fn new(specs: &[ParamSpec], precision: Precision) -> Layout {
+    fn new(specs: &[ParamSpec], format: Format) -> Layout {
         let mut starts = vec![0];
         for spec in specs {
             let end = starts[starts.len() - 1] + spec.numel();
             starts.push(end.next_multiple_of(ALIGN));
         }
-        let (weight_size, lo_size) = match precision {
+        let (weight_size, lo_size) = match format.precision {
             Precision::Bf16 => (2, 2),
             Precision::F32 => (4, 0),
         };
-        Layout { starts, weight_size, lo_size }
+        let moment_size = match format.moments {
+            Precision::Bf16 => 2,
+            Precision::F32 => 4,
+        };
+        Layout { starts, weight_size, lo_size, moment_size }
     }
 
     fn elements(&self) -> usize {
@@ -83,7 +105,7 @@ impl Layout {
     }
 
     fn file_len(&self) -> usize {
-        HEADER + self.elements() * (self.weight_size + self.lo_size + 8)
+        HEADER + self.elements() * (self.weight_size + self.lo_size + 2 * self.moment_size)
     }
 
     /// Cuts what follows the header into the regions weights, lo, m, v.
@@ -91,7 +113,7 @@ impl Layout {
         let n = self.elements();
         let (weights, rest) = body.split_at_mut(n * self.weight_size);
         let (lo, rest) = rest.split_at_mut(n * self.lo_size);
-        let (m, v) = rest.split_at_mut(n * 4);
+        let (m, v) = rest.split_at_mut(n * self.moment_size);
         [weights, lo, m, v]
     }
 }
@@ -118,7 +140,7 @@ impl TrainingState {
     pub fn create(
         path: &Path,
         specs: Vec<ParamSpec>,
-        precision: Precision,
+        format: impl Into<Format>,
         init: &WeightsView,
     ) -> Result<TrainingState> {
         for spec in &specs {
@@ -128,7 +150,7 @@ impl TrainingState {
                 return Err(shape_mismatch(path, spec, &init.specs()[i].shape));
             }
         }
-        TrainingState::build(path, specs, precision, |spec, param| {
+        TrainingState::build(path, specs, format.into(), |spec, param| {
             let Some(i) = init.index_of(&spec.name) else { return };
             match init.get(i) {
                 Mat::F32(source) => param.set(|j| source[j]),
@@ -144,12 +166,12 @@ impl TrainingState {
     pub fn init_random(
         path: &Path,
         specs: Vec<ParamSpec>,
-        precision: Precision,
+        format: impl Into<Format>,
         seed: u64,
     ) -> Result<TrainingState> {
         let to_residual = |name: &str| name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
         let residual = specs.iter().filter(|spec| to_residual(&spec.name)).count() as f32;
-        TrainingState::build(path, specs, precision, |spec, param| {
+        TrainingState::build(path, specs, format.into(), |spec, param| {
             if spec.name.ends_with("norm.weight") {
                 param.set(|_| 1.0);
             } else if !spec.name.ends_with(".bias") {
@@ -168,30 +190,31 @@ impl TrainingState {
     fn build(
         path: &Path,
         specs: Vec<ParamSpec>,
-        precision: Precision,
+        format: Format,
         fill: impl Fn(&ParamSpec, &mut ParamMut),
     ) -> Result<TrainingState> {
-        let layout = Layout::new(&specs, precision);
+        let layout = Layout::new(&specs, format);
         let map = files::create_mapped(path, layout.file_len(), |map| {
             map[..8].copy_from_slice(MAGIC);
             map[8..12].copy_from_slice(&VERSION.to_le_bytes());
-            map[12..16].copy_from_slice(&precision_tag(precision).to_le_bytes());
+            map[12..16].copy_from_slice(&precision_tag(format.precision).to_le_bytes());
+            map[MOMENTS_AT..MOMENTS_AT + 4].copy_from_slice(&moments_tag(format.moments).to_le_bytes());
             map[16..24].copy_from_slice(&spec_hash(&specs).to_le_bytes());
             map[24..32].copy_from_slice(&(layout.file_len() as u64).to_le_bytes());
-            for (spec, param) in specs.iter().zip(&mut params(&mut map[HEADER..], &specs, precision, &layout))
-            {
+            for (spec, param) in specs.iter().zip(&mut params(&mut map[HEADER..], &specs, format, &layout)) {
                 fill(spec, param);
             }
         })?;
-        Ok(TrainingState { path: path.to_owned(), map, specs, precision, layout })
+        Ok(TrainingState { path: path.to_owned(), map, specs, format, layout })
     }
 
     /// Maps an existing file for these parameters, to go on from where it stands.
     ///
     /// # Errors
     /// It is no training state, is truncated, or is one of another model or precision.
-    pub fn open(path: &Path, specs: Vec<ParamSpec>, precision: Precision) -> Result<TrainingState> {
-        let layout = Layout::new(&specs, precision);
+    pub fn open(path: &Path, specs: Vec<ParamSpec>, format: impl Into<Format>) -> Result<TrainingState> {
+        let format = format.into();
+        let layout = Layout::new(&specs, format);
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::io(path))?;
         let len = file.metadata().map_err(Error::io(path))?.len();
         if len < HEADER as u64 {
@@ -210,11 +233,13 @@ impl TrainingState {
                 format!("has version {} of the training state; this program reads {VERSION}", u32_at(8));
             return Err(Error::file(path, message));
         }
-        if u32_at(12) != precision_tag(precision) {
-            return Err(Error::file(
-                path,
-                format!("was not trained in the precision asked for, {precision:?}"),
-            ));
+        if u32_at(12) != precision_tag(format.precision) {
+            let message = format!("was not trained in the precision asked for, {:?}", format.precision);
+            return Err(Error::file(path, message));
+        }
+        if u32_at(MOMENTS_AT) != moments_tag(format.moments) {
+            let message = format!("does not keep its moments in what was asked for, {:?}", format.moments);
+            return Err(Error::file(path, message));
         }
         if u64_at(16) != spec_hash(&specs) {
             return Err(Error::file(path, "was made for a model with other parameters"));
@@ -222,7 +247,7 @@ impl TrainingState {
         if len != layout.file_len() as u64 || u64_at(24) != len {
             return Err(Error::file(path, format!("is truncated: {len} of {} bytes", layout.file_len())));
         }
-        Ok(TrainingState { path: path.to_owned(), map, specs, precision, layout })
+        Ok(TrainingState { path: path.to_owned(), map, specs, format, layout })
     }
 
     /// Starts the file at `path` from a snapshot, which stays as it is.
@@ -230,12 +255,12 @@ impl TrainingState {
         snapshot: &Path,
         path: &Path,
         specs: Vec<ParamSpec>,
-        precision: Precision,
+        format: impl Into<Format>,
     ) -> Result<TrainingState> {
         let mut source = File::open(snapshot).map_err(Error::io(snapshot))?;
         files::write_file(path, |out| io::copy(&mut source, out).map(drop))?;
         // A fault found in the copy is the snapshot's: name that.
-        TrainingState::open(path, specs, precision).map_err(|e| match e {
+        TrainingState::open(path, specs, format).map_err(|e| match e {
             Error::File { message, .. } => Error::file(snapshot, message),
             other => other,
         })
@@ -248,7 +273,7 @@ impl TrainingState {
             .map(|(&start, spec)| {
                 let begin = HEADER + start * self.layout.weight_size;
                 let bytes = &self.map[begin..begin + spec.numel() * self.layout.weight_size];
-                match self.precision {
+                match self.format.precision {
                     Precision::Bf16 => Mat::Bf16(aligned(bytes).expect("parameters start at cache lines")),
                     Precision::F32 => Mat::F32(aligned(bytes).expect("parameters start at cache lines")),
                 }
@@ -259,7 +284,7 @@ impl TrainingState {
 
     /// Every parameter, in order, to be updated; in parallel if the caller likes.
     pub fn params_mut(&mut self) -> Vec<ParamMut<'_>> {
-        params(&mut self.map[HEADER..], &self.specs, self.precision, &self.layout)
+        params(&mut self.map[HEADER..], &self.specs, self.format, &self.layout)
     }
 
     /// Parameter `i`.
@@ -274,7 +299,7 @@ impl TrainingState {
 
     /// What the weights are stored and multiplied in.
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.format.precision
     }
 
     /// Optimizer steps taken: AdamW's `t`.
@@ -308,8 +333,8 @@ impl TrainingState {
     pub fn export(&self, dir: &Path, config: &ModelConfig, tokenizer_dir: Option<&Path>) -> Result<()> {
         let weights = self.weights();
         files::write_dir(dir, |dir| {
-            export_weights(&dir.join("model.safetensors"), &weights, self.precision)?;
-            let dtype = match self.precision {
+            export_weights(&dir.join("model.safetensors"), &weights, self.format.precision)?;
+            let dtype = match self.format.precision {
                 Precision::Bf16 => "bfloat16",
                 Precision::F32 => "float32",
             };
@@ -334,22 +359,26 @@ impl ParamMut<'_> {
     }
 }
 
-fn params<'a>(
-    body: &'a mut [u8],
-    specs: &[ParamSpec],
-    precision: Precision,
-    layout: &Layout,
-) -> Vec<ParamMut<'a>> {
+fn params<'a>(body: &'a mut [u8], specs: &[ParamSpec], format: Format, layout: &Layout) -> Vec<ParamMut<'a>> {
     let [weights, lo, m, v] = layout.regions_mut(body);
-    let moments = cut::<f32>(m, specs, layout).into_iter().zip(cut::<f32>(v, specs, layout));
-    match precision {
+    let moments: Vec<Moments> = match format.moments {
+        Precision::F32 => {
+            let pairs = cut(m, specs, layout).into_iter().zip(cut(v, specs, layout));
+            pairs.map(|(m, v)| Moments::F32 { m, v }).collect()
+        }
+        Precision::Bf16 => {
+            let pairs = cut(m, specs, layout).into_iter().zip(cut(v, specs, layout));
+            pairs.map(|(m, v)| Moments::Bf16 { m, v }).collect()
+        }
+    };
+    match format.precision {
         Precision::Bf16 => {
             let weights = cut::<bf16>(weights, specs, layout).into_iter().zip(cut::<i16>(lo, specs, layout));
-            weights.zip(moments).map(|((hi, lo), (m, v))| ParamMut::Bf16 { hi, lo, m, v }).collect()
+            weights.zip(moments).map(|((hi, lo), moments)| ParamMut::Bf16 { hi, lo, moments }).collect()
         }
         Precision::F32 => {
             let weights = cut::<f32>(weights, specs, layout).into_iter();
-            weights.zip(moments).map(|(w, (m, v))| ParamMut::F32 { w, m, v }).collect()
+            weights.zip(moments).map(|(w, moments)| ParamMut::F32 { w, moments }).collect()
         }
     }
 }
@@ -393,6 +422,13 @@ fn precision_tag(precision: Precision) -> u32 {
     match precision {
         Precision::Bf16 => 0,
         Precision::F32 => 1,
+    }
+}
+
+fn moments_tag(moments: Precision) -> u32 {
+    match moments {
+        Precision::F32 => 0,
+        Precision::Bf16 => 1,
     }
 }
 

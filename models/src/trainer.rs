@@ -9,7 +9,7 @@ use toolsmith_graphs::{
     Bindings, Dim, Graph, Options, Params, Plan,
     ops::AdamWConstants,
     optimizer::{Optimizer, Trained},
-    plan::{Master, ParamState, Slot},
+    plan::{Master, Moments, ParamState, Slot},
 };
 
 use crate::{
@@ -311,8 +311,17 @@ struct Masters<'a>(Vec<ParamMut<'a>>);
 impl ParamState for Masters<'_> {
     fn slot(&mut self, index: usize) -> Slot<'_> {
         match &mut self.0[index] {
-            ParamMut::Bf16 { hi, lo, m, v } => Slot { weights: Master::Bf16 { hi, lo }, m, v },
-            ParamMut::F32 { w, m, v } => Slot { weights: Master::F32(w), m, v },
+            ParamMut::Bf16 { hi, lo, moments } => {
+                Slot { weights: Master::Bf16 { hi, lo }, moments: reborrow(moments) }
+            }
+            ParamMut::F32 { w, moments } => Slot { weights: Master::F32(w), moments: reborrow(moments) },
         }
+    }
+}
+
+fn reborrow<'a>(moments: &'a mut Moments) -> Moments<'a> {
+    match moments {
+        Moments::F32 { m, v } => Moments::F32 { m, v },
+        Moments::Bf16 { m, v } => Moments::Bf16 { m, v },
     }
 }

@@ -7,9 +7,10 @@ use std::sync::OnceLock;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use serde_json::json;
+use toolsmith_graphs::plan::Moments;
 use toolsmith_models::checkpoint::{Checkpoint, Dtype, TensorHeader, write_safetensors};
 use toolsmith_models::config::{ModelConfig, ParamSpec};
-use toolsmith_models::live::{ParamMut, TrainingState, join_master};
+use toolsmith_models::live::{Format, ParamMut, TrainingState, join_master};
 use toolsmith_models::weights::{Mat, Precision, Weights};
 
 /// Values that bf16 and f16 hold exactly, told apart by tensor and position.
@@ -200,9 +201,27 @@ fn masters(state: &mut TrainingState) -> Vec<Vec<u32>> {
     state.params_mut().into_iter().map(join).collect()
 }
 
-fn moments<'a>(param: &'a mut ParamMut<'_>) -> (&'a mut [f32], &'a mut [f32]) {
-    match param {
-        ParamMut::Bf16 { m, v, .. } | ParamMut::F32 { m, v, .. } => (m, v),
+/// Sets both moments of a parameter, to numbers that bf16 has.
+fn fill_moments(param: &mut ParamMut, first: f32, second: f32) {
+    let (ParamMut::Bf16 { moments, .. } | ParamMut::F32 { moments, .. }) = param;
+    match moments {
+        Moments::F32 { m, v } => {
+            m.fill(first);
+            v.fill(second);
+        }
+        Moments::Bf16 { m, v } => {
+            m.fill(bf16::from_f32(first));
+            v.fill(bf16::from_f32(second));
+        }
+    }
+}
+
+/// Both moments of a parameter, one after the other.
+fn moments(param: &ParamMut) -> Vec<f32> {
+    let (ParamMut::Bf16 { moments, .. } | ParamMut::F32 { moments, .. }) = param;
+    match moments {
+        Moments::F32 { m, v } => m.iter().chain(v.iter()).copied().collect(),
+        Moments::Bf16 { m, v } => m.iter().chain(v.iter()).map(|x| x.to_f32()).collect(),
     }
 }
 
@@ -210,13 +229,13 @@ fn moments<'a>(param: &'a mut ParamMut<'_>) -> (&'a mut [f32], &'a mut [f32]) {
 fn a_training_state_survives_snapshot_restore_and_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let (live, snap) = (dir.path().join("live"), dir.path().join("snap"));
-    for precision in [Precision::Bf16, Precision::F32] {
-        let mut state = TrainingState::init_random(&live, specs(), precision, 1).unwrap();
+    let kinds = [Precision::Bf16, Precision::F32];
+    for (precision, moments_in) in kinds.into_iter().flat_map(|p| kinds.map(|m| (p, m))) {
+        let format = Format { precision, moments: moments_in };
+        let mut state = TrainingState::init_random(&live, specs(), format, 1).unwrap();
         for (i, param) in state.params_mut().iter_mut().enumerate() {
             param.set(|j| 1.0 + (i * 100 + j) as f32 * 1e-5);
-            let (m, v) = moments(param);
-            m.fill(i as f32 + 0.5);
-            v.fill(i as f32 + 0.25);
+            fill_moments(param, i as f32 + 0.5, i as f32 + 0.25);
         }
         state.set_step(7);
         state.snapshot_to(&snap).unwrap();
@@ -227,16 +246,19 @@ fn a_training_state_survives_snapshot_restore_and_reopening() {
         let later = masters(&mut state);
         assert_ne!(then, later);
         drop(state);
-        let mut reopened = TrainingState::open(&live, specs(), precision).unwrap();
+        let mut reopened = TrainingState::open(&live, specs(), format).unwrap();
         assert_eq!((reopened.step(), masters(&mut reopened)), (8, later));
 
-        let mut restored = TrainingState::restore(&snap, &live, specs(), precision).unwrap();
+        let mut restored = TrainingState::restore(&snap, &live, specs(), format).unwrap();
         assert_eq!((restored.step(), masters(&mut restored)), (7, then));
-        for (i, param) in restored.params_mut().iter_mut().enumerate() {
-            let (m, v) = moments(param);
-            assert!(m.iter().all(|x| *x == i as f32 + 0.5) && v.iter().all(|x| *x == i as f32 + 0.25));
-            assert_eq!(m.len(), specs()[i].numel());
+        for (i, param) in restored.params_mut().iter().enumerate() {
+            let n = specs()[i].numel();
+            let expected = [vec![i as f32 + 0.5; n], vec![i as f32 + 0.25; n]].concat();
+            assert_eq!(moments(param), expected);
         }
+        let other = Format { moments: kinds[usize::from(moments_in == kinds[0])], ..format };
+        let error = TrainingState::open(&live, specs(), other).map(drop).unwrap_err().to_string();
+        assert!(error.contains("moments"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no scraps");
     }
 }

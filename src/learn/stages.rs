@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use toolsmith_models::batch::Objective;
 use toolsmith_models::config::{Architecture, ModelConfig};
 use toolsmith_models::convert::ModelSource;
-use toolsmith_models::live::TrainingState;
+use toolsmith_models::live::{Format, TrainingState};
 use toolsmith_models::tokenizer::Tokenizer;
 use toolsmith_models::trainer::{Activations, Head, TrainerOptions};
 use toolsmith_models::weights::Weights;
@@ -22,7 +22,7 @@ use super::ppo::{self, Task};
 use super::problems::{Problems, Traces};
 use super::{Error, Learner, Scorer, sft};
 use crate::chat::Chat;
-use crate::config::{Algorithm, Config};
+use crate::config::{Algorithm, Config, OptimizerConfig};
 use crate::rng::derive;
 use crate::rollout::ToolPool;
 use crate::run_dir::{Checkpoint, Metrics, RunDir, Stage};
@@ -167,14 +167,17 @@ pub fn train(
 
     let specs = || Head::Policy.specs(&model);
     let live = run.live("policy");
+    let first = if config.sft.steps > 0 { Stage::Sft } else { Stage::Rl };
+    let format = match checkpoint.map_or(first, |c| c.stage) {
+        Stage::Sft => format(config, &config.sft.optimizer),
+        Stage::Rl => format(config, &config.rl.optimizer),
+    };
     let mut policy = match (checkpoint, &weights) {
         (Some(checkpoint), _) => {
-            TrainingState::restore(&checkpoint.path.join("policy.state"), &live, specs(), precision)?
+            TrainingState::restore(&checkpoint.path.join("policy.state"), &live, specs(), format)?
         }
-        (None, Some(weights)) => TrainingState::create(&live, specs(), precision, &weights.view())?,
-        (None, None) => {
-            TrainingState::init_random(&live, specs(), precision, derive(config.run.seed, WEIGHTS))?
-        }
+        (None, Some(weights)) => TrainingState::create(&live, specs(), format, &weights.view())?,
+        (None, None) => TrainingState::init_random(&live, specs(), format, derive(config.run.seed, WEIGHTS))?,
     };
     drop(weights);
 
@@ -205,6 +208,11 @@ pub fn train(
     let evaluations = session.evaluations;
     policy.export(&run.model(), &model, Some(&tokenizer_dir))?;
     Ok(evaluations)
+}
+
+/// What a model that this optimizer steps is kept in.
+fn format(config: &Config, optimizer: &OptimizerConfig) -> Format {
+    Format { precision: config.model.dtype.into(), moments: optimizer.moments.into() }
 }
 
 /// What the stages share.
@@ -253,13 +261,15 @@ impl Session<'_, '_, '_> {
         let (config, stage) = (self.config, Stage::Rl);
         let options = self.trainer_options(1.0 / config.rollout.temperature);
         let precision = options.precision;
+        let [own, critics] =
+            [&config.rl.optimizer, &config.rl.critic_optimizer].map(|optimizer| format(config, optimizer));
         let specs = |head: Head| head.specs(self.model);
         // A new stage starts from the weights alone, with moments of its own.
         let state = match resumed {
             Some(_) => state,
             None => {
                 let live = self.run.live("policy");
-                TrainingState::create(&live, specs(Head::Policy), precision, &state.weights())?
+                TrainingState::create(&live, specs(Head::Policy), own, &state.weights())?
             }
         };
         let mut critic = match config.rl.algorithm {
@@ -270,10 +280,10 @@ impl Session<'_, '_, '_> {
                         &c.path.join("critic.state"),
                         &live,
                         specs(Head::Value),
-                        precision,
+                        critics,
                     )?,
                     // The policy's decoder; the value head, which the policy lacks, starts at zero.
-                    None => TrainingState::create(&live, specs(Head::Value), precision, &state.weights())?,
+                    None => TrainingState::create(&live, specs(Head::Value), critics, &state.weights())?,
                 };
                 Some(LiveModel::new(state, self.model, Head::Value, &options, &config.rl.critic_optimizer)?)
             }

@@ -17,7 +17,7 @@ use super::ppo::{Actor, Task};
 use super::problems::Problems;
 use super::stages::{Event, Inputs, Surroundings, train};
 use super::{Error, Learner, Scorer};
-use crate::config::{Aggregation, Algorithm, Config, Dtype};
+use crate::config::{Aggregation, Algorithm, Config, Dtype, MomentType};
 use crate::rollout::tools::Function;
 use crate::rollout::{Call, ToolOutput, Trajectory};
 use crate::run_dir::{Metrics, RunDir, Stage};
@@ -131,6 +131,7 @@ fn so_does_one_with_groups_and_a_reference() {
     config.rl.algorithm = Algorithm::Grpo;
     config.rl.kl_coef = 0.1;
     config.rl.num_iterations = 2;
+    config.rl.optimizer.moments = MomentType::Bf16;
     assert_same_end(&config, &[(Stage::Rl, 3)]);
 }
 

@@ -4,7 +4,7 @@ use super::{Composite, Io, Kernel, Work};
 use crate::{
     cpu,
     graph::Graph,
-    plan::{Master, Slot},
+    plan::{Master, Moments, Slot},
     shape::{Extent, Shape},
     tensor::Tensor,
 };
@@ -73,7 +73,7 @@ impl Kernel for AdamW {
         i == 1 || i > 3
     }
     fn work(&self, io: &Io<'_>) -> Work {
-        // In either precision a master weight is four bytes; each moment is four more.
+        // In either precision a master weight is four bytes; each moment is taken for four more.
         let (n, state) = (io.f32(1).len(), 12 * io.f32(1).len());
         self.operands(io).reading(state).writing(state).flop(16 * n)
     }
@@ -92,10 +92,12 @@ impl Kernel for AdamW {
             return;
         }
         let state = io.state.as_deref_mut().expect("Plan::run checks that state is bound");
-        let Slot { weights, m, v } = state.slot(self.param);
-        match weights {
-            Master::F32(w) => cpu::adamw_f32(w, g, m, v, &step),
-            Master::Bf16 { hi, lo } => cpu::adamw_bf16(hi, lo, g, m, v, &step),
+        let Slot { weights, moments } = state.slot(self.param);
+        match (weights, moments) {
+            (Master::F32(w), Moments::F32 { m, v }) => cpu::adamw_f32(w, g, m, v, &step),
+            (Master::F32(w), Moments::Bf16 { m, v }) => cpu::adamw_f32(w, g, m, v, &step),
+            (Master::Bf16 { hi, lo }, Moments::F32 { m, v }) => cpu::adamw_bf16(hi, lo, g, m, v, &step),
+            (Master::Bf16 { hi, lo }, Moments::Bf16 { m, v }) => cpu::adamw_bf16(hi, lo, g, m, v, &step),
         }
     }
 }

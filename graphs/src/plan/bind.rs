@@ -58,10 +58,22 @@ pub enum Master<'a> {
 pub struct Slot<'a> {
     /// The weights.
     pub weights: Master<'a>,
-    /// First moment.
-    pub m: &'a mut [f32],
-    /// Second moment.
-    pub v: &'a mut [f32],
+    /// The moments.
+    pub moments: Moments<'a>,
+}
+
+/// First and second moments.
+#[allow(missing_docs)]
+pub enum Moments<'a> {
+    F32 {
+        m: &'a mut [f32],
+        v: &'a mut [f32],
+    },
+    /// Half the memory; see [`crate::cpu::Moment`].
+    Bf16 {
+        m: &'a mut [bf16],
+        v: &'a mut [bf16],
+    },
 }
 
 /// Parameters with their optimizer state, by index.

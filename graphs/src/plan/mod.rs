@@ -22,7 +22,7 @@ use luminal::graph::{Graph as Luminal, NodeIndex};
 
 pub use crate::cpu::BLOCK;
 pub use bind::{
-    Bindings, F32Input, Grads, MAX_F32, MAX_U32, Master, ParamState, Params, Segment, Slot, U32Input,
+    Bindings, F32Input, Grads, MAX_F32, MAX_U32, Master, Moments, ParamState, Params, Segment, Slot, U32Input,
 };
 pub use kv::{KvCache, blocks_for};
 pub use view::{Cost, StepInfo};

@@ -213,6 +213,49 @@ fn adamw_follows_pytorch_and_the_split_copy_is_exact() {
     });
 }
 
+/// Moments in bf16 follow those in f32 for thousands of steps, whether they grow, shrink or stay, and are the same bits again.
+#[test]
+fn bf16_moments_follow_f32_ones() {
+    on_each_isa(|| {
+        let n = 256;
+        let run = || {
+            let (mut w, mut m, mut v) = (vec![0.0; n], vec![bf16::ZERO; n], vec![bf16::ZERO; n]);
+            let (mut exact, mut em, mut ev) = (w.clone(), vec![0.0f32; n], vec![0.0f32; n]);
+            let mut rng = Rng(12);
+            for step in 1..=6000 {
+                // Large, then a hundredth of it: the second moment falls by four orders of magnitude.
+                let size = if step < 3000 { 1.0 } else { 0.01 };
+                let g: Vec<f32> = (0..n).map(|i| size * (rng.f32() + 0.1 * (i % 3) as f32)).collect();
+                let o = AdamW {
+                    lr: 1e-3,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    eps: 1e-8,
+                    weight_decay: 0.0,
+                    step,
+                    grad_scale: 1.0,
+                };
+                adamw_f32(&mut w, &g, &mut m, &mut v, &o);
+                adamw_f32(&mut exact, &g, &mut em, &mut ev, &o);
+                if [2999, 6000].contains(&step) {
+                    for (v, exact) in v.iter().zip(&ev) {
+                        let off = v.to_f32() / exact - 1.0;
+                        assert!(off.abs() < 0.15, "step {step}: {v} is not {exact}");
+                    }
+                    let mean = |x: &mut dyn Iterator<Item = f32>| x.sum::<f32>() / n as f32;
+                    let off = mean(&mut v.iter().zip(&ev).map(|(v, e)| v.to_f32() / e - 1.0));
+                    assert!(off.abs() < 0.01, "step {step}: second moments are {off} off on the whole");
+                }
+            }
+            let off = w.iter().zip(&exact).map(|(w, e)| (w - e).abs()).fold(0.0, f32::max);
+            let moved = exact.iter().fold(0.0f32, |most, e| most.max(e.abs()));
+            assert!(off < 0.03 * moved, "weights that moved by {moved} are {off} apart");
+            w
+        };
+        same_bits(&run(), &run(), "again");
+    });
+}
+
 #[test]
 fn sum_of_squares_is_exact_enough_and_does_not_see_threads() {
     let mut rng = Rng(11);

@@ -6,7 +6,7 @@ use toolsmith_graphs::{
     graph::{LeafKind, Node, NodeIndex},
     ops::AdamWConstants,
     optimizer::{Optimizer, Trained},
-    plan::{Master, ParamState, Slot},
+    plan::{Master, Moments, ParamState, Slot},
 };
 
 use crate::harness::{close, numbers};
@@ -21,7 +21,8 @@ struct State {
 
 impl ParamState for State {
     fn slot(&mut self, i: usize) -> Slot<'_> {
-        Slot { weights: Master::F32(&mut self.w[i]), m: &mut self.m[i], v: &mut self.v[i] }
+        let moments = Moments::F32 { m: &mut self.m[i], v: &mut self.v[i] };
+        Slot { weights: Master::F32(&mut self.w[i]), moments }
     }
 }
 
@@ -140,7 +141,8 @@ struct Split {
 
 impl ParamState for Split {
     fn slot(&mut self, _: usize) -> Slot<'_> {
-        Slot { weights: Master::Bf16 { hi: &mut self.hi, lo: &mut self.lo }, m: &mut self.m, v: &mut self.v }
+        let moments = Moments::F32 { m: &mut self.m, v: &mut self.v };
+        Slot { weights: Master::Bf16 { hi: &mut self.hi, lo: &mut self.lo }, moments }
     }
 }
 
