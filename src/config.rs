@@ -188,6 +188,8 @@ pub struct RolloutConfig {
     pub max_context: usize,
     /// Sequences decoded at a time.
     pub concurrency: usize,
+    /// Memory of the sampler's keys and values, such as `512MB`: where it runs out, the youngest sequences lose theirs and compute them again later. Empty is enough for every sequence to fill its context. Results do not depend on it.
+    pub kv_memory: String,
     /// Softmax temperature; 0 is greedy.
     pub temperature: f32,
     /// Keep the k most likely tokens; 0 keeps all.
@@ -198,6 +200,13 @@ pub struct RolloutConfig {
     pub stop_at_answer: bool,
     /// Sandbox workers; 0 means one a core.
     pub tool_workers: usize,
+}
+
+impl RolloutConfig {
+    /// [`RolloutConfig::kv_memory`] in bytes; `None` if it is empty or no amount.
+    pub fn kv_bytes(&self) -> Option<u64> {
+        size::bytes(&self.kv_memory).map(|bytes| bytes as u64)
+    }
 }
 
 impl Default for RolloutConfig {
@@ -212,6 +221,7 @@ impl Default for RolloutConfig {
             max_tool_output: 256,
             max_context: 0,
             concurrency: 32,
+            kv_memory: String::new(),
             temperature: 1.0,
             top_k: 0,
             top_p: 1.0,

@@ -66,22 +66,26 @@ impl KvBlocks {
         &self.tables[slot]
     }
 
+    /// Free blocks that [`KvBlocks::reserve`] would take.
+    pub fn needs(&self, slot: usize, past: usize, len: usize) -> usize {
+        let (first, end, table) = (past / BLOCK, blocks_for(past + len), &self.tables[slot]);
+        assert!(first <= table.len(), "slot {slot} holds {} blocks, not {past} positions", table.len());
+        let shared = |&&block: &&u32| self.users[block as usize] > 1;
+        let copied = table[first..end.min(table.len())].iter().filter(shared).count();
+        copied + end.saturating_sub(table.len())
+    }
+
     /// Makes room in a slot for `len` positions after `past`, in blocks that no other slot has.
     ///
     /// # Errors
     /// If too few blocks are free; then nothing has changed.
     pub fn reserve(&mut self, slot: usize, past: usize, len: usize) -> Result<(), Full> {
-        let (first, end) = (past / BLOCK, blocks_for(past + len));
-        let table = &self.tables[slot];
-        assert!(first <= table.len(), "slot {slot} holds {} blocks, not {past} positions", table.len());
-        let written = first..end.min(table.len());
-        let shared = |&&block: &&u32| self.users[block as usize] > 1;
-        let copied = table[written.clone()].iter().filter(shared).count();
-        let (needed, free) = (copied + end.saturating_sub(table.len()), self.free.len());
+        let (needed, free) = (self.needs(slot, past, len), self.free.len());
         if needed > free {
             return Err(Full { needed, free });
         }
-        for i in written {
+        let end = blocks_for(past + len);
+        for i in past / BLOCK..end.min(self.tables[slot].len()) {
             let block = self.tables[slot][i];
             if self.users[block as usize] > 1 {
                 self.users[block as usize] -= 1;

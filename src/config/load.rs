@@ -113,6 +113,11 @@ impl Config {
             "rollout.temperature",
             "reinforcement learning needs samples; eval.temperature is the one for evaluation",
         )?;
+        require(
+            r.kv_memory.is_empty() || r.kv_bytes().is_some(),
+            "rollout.kv_memory",
+            "must be an amount such as 512MB or 2GiB, or empty",
+        )?;
         require(self.sandbox.fuel > 0, "sandbox.fuel", "must be positive")?;
         require(self.sandbox.memory_mb <= 4095, "sandbox.memory_mb", "32-bit memory ends at 4095")?;
         require(self.sandbox.wall_ms > 0, "sandbox.wall_ms", "must be positive")?;

@@ -364,6 +364,8 @@ pub(super) fn rollout_metrics(
     metrics.put("rollout/truncated", share(trajectories.iter().filter(|t| t.end.truncated()).count()));
     metrics.put("perf/tokens_per_s", stats.generated_tokens as f64 / stats.wall_s);
     metrics.put("perf/decode_idle", stats.decode_idle_s / stats.wall_s);
+    metrics.put("perf/kv_blocks_peak", stats.kv_blocks_peak);
+    metrics.put("perf/preemptions", stats.preemptions);
     metrics.put("perf/rollout_s", stats.wall_s);
 }
 

@@ -288,6 +288,8 @@ fn every_step_reports_what_users_look_for() {
         "rollout/tokens",
         "perf/tokens_per_s",
         "perf/decode_idle",
+        "perf/kv_blocks_peak",
+        "perf/preemptions",
         "explained_variance",
         "losses/value",
         "lr",

@@ -5,8 +5,8 @@
 //! compute, and counts that time. Token ids are the only state: text is read from them, never tokenised again.
 //!
 //! A trajectory (tokens, log-probabilities, calls) depends on the weights, its prompt and its
-//! (seed, problem, sample) alone: not on concurrency, slots, workers or the order in which they answer.
-//! Absent: preemption, speculative decoding, parallel calls in one turn.
+//! (seed, problem, sample) alone: not on concurrency, slots, KV memory, workers or the order in which they answer.
+//! Absent: speculative decoding, parallel calls in one turn.
 
 pub mod dialect;
 mod python;
@@ -102,7 +102,7 @@ impl RolloutConfig {
             slots,
             max_context: self.context(model),
             max_batch_tokens,
-            kv_memory: None,
+            kv_memory: self.kv_bytes(),
             precision,
         }
     }
@@ -174,6 +174,12 @@ pub struct RolloutStats {
     pub generated_tokens: usize,
     /// Tokens run through the model that were not sampled: prompts and tool output.
     pub prefill_tokens: usize,
+    /// Tokens run once more because their sequence had lost its KV blocks.
+    pub recomputed_tokens: usize,
+    /// How often a sequence lost its KV blocks to others.
+    pub preemptions: usize,
+    /// Most KV blocks in use at a time.
+    pub kv_blocks_peak: usize,
     /// Forward steps.
     pub steps: usize,
     /// Tool calls run.
@@ -216,7 +222,7 @@ pub fn rollout(
             run.cancel();
             break;
         }
-        run.scheduler.plan(&mut plan);
+        run.scheduler.plan(model.kv(), &mut plan);
         if plan.work.is_empty() {
             if !run.scheduler.is_done() {
                 let idle = Instant::now();
@@ -226,14 +232,13 @@ pub fn rollout(
             continue;
         }
         run.fill(&plan, &mut batch);
-        for c in &plan.copies {
-            model.kv().share(c.from, c.to, c.len);
-        }
         let vocab = model.vocab_size();
         let logits = model.forward(&batch)?;
         run.advance(&plan, logits, vocab)?;
     }
     run.stats.wall_s = start.elapsed().as_secs_f64();
+    run.stats.preemptions = run.scheduler.preemptions();
+    run.stats.kv_blocks_peak = model.kv().peak();
     let stats = run.stats;
     let trajectories = run.sequences.into_iter().filter_map(|s| s.ended.then_some(s.trajectory)).collect();
     Ok((trajectories, stats))
@@ -299,6 +304,7 @@ impl<'a> Run<'a> {
             wrapper: Wrapper::new(config.dialect, text)?,
             scheduler: Scheduler::new(Limits {
                 slots: model.slots(),
+                context: model.max_context(),
                 batch_tokens: model.max_batch_tokens(),
                 concurrency: config.concurrency.max(1),
             }),
@@ -353,7 +359,9 @@ impl<'a> Run<'a> {
             ids.clear();
             ids.extend(tokens.iter().map(|t| t.id));
             batch.push(w.slot, w.past, &ids, w.logits);
-            self.stats.prefill_tokens += tokens.iter().filter(|t| t.source != Source::Model).count();
+            self.stats.prefill_tokens +=
+                tokens[w.again..].iter().filter(|t| t.source != Source::Model).count();
+            self.stats.recomputed_tokens += w.again;
         }
         self.stats.steps += 1;
     }

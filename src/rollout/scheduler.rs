@@ -1,20 +1,30 @@
-//! Which sequence computes what next: KV slots, shared prompts, parking, continuous batching.
+//! Which sequence computes what next: KV slots and blocks, shared prompts, parking, preemption, continuous batching.
 //!
-//! Plain data in the manner of nano-vllm: lengths and slot numbers; no tensors, no token ids, no text, no
+//! Plain data in the manner of nano-vllm: lengths, slot and block numbers; no tensors, no token ids, no text, no
 //! sampling. Results cannot depend on anything decided here, because a row of logits depends on its own
 //! sequence only ([`Decode`](toolsmith_models::batch::Decode)'s contract).
 //!
 //! Invariants: a running sequence has at least one token that is not in its slot yet; a sequence keeps its
-//! slot from admission to its end, parked or not; slots are given out in the order sequences were added.
-//! Absent: preemption. A slot holds a whole context, so an admitted sequence can always go on.
+//! slot from admission to its end, parked or not, unless it is preempted; sequences are admitted in the order in which they
+//! were added.
+//!
+//! **Preemption.** A sequence that finds no free block takes, in this order: what ended sequences left of their prompts, the
+//! blocks of the youngest parked sequence, those of the youngest one that computes. A preempted sequence waits in the queue
+//! at its place and then computes its tokens again, to the same bits. The oldest that computes is never
+//! preempted for another, and the cache holds at least one whole context: so somebody always gets on.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
+
+use toolsmith_graphs::plan::{BLOCK, blocks_for};
+use toolsmith_models::blocks::KvBlocks;
 
 /// What the model and the configuration allow.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// KV slots.
     pub slots: usize,
+    /// Positions of a sequence; the cache's blocks hold at least as many.
+    pub context: usize,
     /// Tokens a forward step may carry.
     pub batch_tokens: usize,
     /// Sequences that compute at a time; parked ones do not count.
@@ -32,26 +42,15 @@ pub struct Work {
     pub past: usize,
     /// Tokens to run.
     pub len: usize,
+    /// How many of them, from the first on, ran before the sequence was preempted.
+    pub again: usize,
     /// Whether they end at the sequence's last known token, so that the next one can be sampled.
     pub logits: bool,
 }
 
-/// The first `len` positions of slot `from`, needed in slot `to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrefixCopy {
-    /// Slot to copy from.
-    pub from: usize,
-    /// Slot to copy to.
-    pub to: usize,
-    /// Positions.
-    pub len: usize,
-}
-
-/// One step: copies first, then one forward over all work.
+/// One step: one forward over all work.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Copies, in order.
-    pub copies: Vec<PrefixCopy>,
     /// Work; no slot occurs twice. Empty if every sequence is parked or done.
     pub work: Vec<Work>,
 }
@@ -67,8 +66,9 @@ enum State {
     Running {
         slot: usize,
     },
+    /// Without a slot once it was preempted.
     Parked {
-        slot: usize,
+        slot: Option<usize>,
     },
     Done,
 }
@@ -81,27 +81,32 @@ struct Sequence {
     len: usize,
     /// Tokens in the slot.
     past: usize,
+    /// Most tokens that ever were.
+    run: usize,
     state: State,
 }
 
 /// A KV slot: who uses it, and how much of which group's prompt stands at its beginning.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    used: bool,
+    user: Option<usize>,
     group: usize,
     prefix: usize,
 }
+
+const FREE: Slot = Slot { user: None, group: usize::MAX, prefix: 0 };
 
 /// The scheduler. Sequences are named by the order in which they were added.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     limits: Limits,
     sequences: Vec<Sequence>,
-    queue: VecDeque<usize>,
+    queue: BTreeSet<usize>,
     /// Sequences that wait for a shared prompt or compute, in order.
     active: BTreeSet<usize>,
-    parked: usize,
+    parked: BTreeSet<usize>,
     slots: Vec<Slot>,
+    preemptions: usize,
 }
 
 impl Scheduler {
@@ -111,14 +116,14 @@ impl Scheduler {
             limits.slots > 0 && limits.batch_tokens > 0 && limits.concurrency > 0,
             "a limit is zero: {limits:?}"
         );
-        let slots = vec![Slot { used: false, group: usize::MAX, prefix: 0 }; limits.slots];
         Self {
             limits,
             sequences: Vec::new(),
-            queue: VecDeque::new(),
+            queue: BTreeSet::new(),
             active: BTreeSet::new(),
-            parked: 0,
-            slots,
+            parked: BTreeSet::new(),
+            slots: vec![FREE; limits.slots],
+            preemptions: 0,
         }
     }
 
@@ -126,24 +131,30 @@ impl Scheduler {
     pub fn add(&mut self, group: usize, prompt: usize) -> usize {
         assert!(prompt > 0, "a sequence starts from at least one token");
         let id = self.sequences.len();
-        self.sequences.push(Sequence { group, prompt, len: prompt, past: 0, state: State::Queued });
-        self.queue.push_back(id);
+        self.sequences.push(Sequence { group, prompt, len: prompt, past: 0, run: 0, state: State::Queued });
+        self.queue.insert(id);
         id
     }
 
     /// Whether every sequence is done.
     pub fn is_done(&self) -> bool {
-        self.queue.is_empty() && self.active.is_empty() && self.parked == 0
+        self.queue.is_empty() && self.active.is_empty() && self.parked.is_empty()
     }
 
     /// Whether a sequence was admitted and has not ended.
     pub fn is_live(&self, sequence: usize) -> bool {
-        !matches!(self.sequences[sequence].state, State::Queued | State::Done)
+        let s = &self.sequences[sequence];
+        s.state != State::Done && (s.state != State::Queued || s.run > 0)
     }
 
     /// Sequences parked.
     pub fn parked(&self) -> usize {
-        self.parked
+        self.parked.len()
+    }
+
+    /// How often a sequence lost its blocks.
+    pub fn preemptions(&self) -> usize {
+        self.preemptions
     }
 
     /// A sequence has become `n` tokens longer: a sampled token, or a tool's answer.
@@ -156,115 +167,190 @@ impl Scheduler {
         let State::Running { slot } = self.sequences[sequence].state else {
             panic!("sequence {sequence} is parked but does not run")
         };
-        self.sequences[sequence].state = State::Parked { slot };
+        self.sequences[sequence].state = State::Parked { slot: Some(slot) };
         self.active.remove(&sequence);
-        self.parked += 1;
+        self.parked.insert(sequence);
     }
 
-    /// Puts a parked sequence back.
+    /// Puts a parked sequence back, into the queue if it was preempted meanwhile.
     pub fn resume(&mut self, sequence: usize) {
         let State::Parked { slot } = self.sequences[sequence].state else {
             panic!("sequence {sequence} is resumed but not parked")
         };
-        self.sequences[sequence].state = State::Running { slot };
-        self.active.insert(sequence);
-        self.parked -= 1;
+        self.parked.remove(&sequence);
+        self.sequences[sequence].state = match slot {
+            Some(slot) => {
+                self.active.insert(sequence);
+                State::Running { slot }
+            }
+            None => {
+                self.queue.insert(sequence);
+                State::Queued
+            }
+        };
     }
 
-    /// Ends a sequence, whatever it does, and frees its slot. What the slot holds stays usable as a prefix.
+    /// Ends a sequence, whatever it does, and frees its slot. What the slot holds of the prompt stays usable.
     pub fn finish(&mut self, sequence: usize) {
         match std::mem::replace(&mut self.sequences[sequence].state, State::Done) {
-            State::Queued => self.queue.retain(|&s| s != sequence),
-            State::Waiting { slot, .. } | State::Running { slot } => {
-                self.slots[slot].used = false;
-                self.active.remove(&sequence);
+            State::Waiting { slot, .. } | State::Running { slot } | State::Parked { slot: Some(slot) } => {
+                self.slots[slot].user = None;
             }
-            State::Parked { slot } => {
-                self.slots[slot].used = false;
-                self.parked -= 1;
-            }
-            State::Done => {}
+            State::Queued | State::Parked { slot: None } | State::Done => {}
+        }
+        for set in [&mut self.queue, &mut self.active, &mut self.parked] {
+            set.remove(&sequence);
         }
     }
 
-    /// Decides the next step and counts it as run.
-    pub fn plan(&mut self, plan: &mut Plan) {
-        plan.copies.clear();
+    /// Decides the next step and counts it as run. Slots of `kv` hold what the plan needs; it is this scheduler's alone.
+    pub fn plan(&mut self, kv: &mut KvBlocks, plan: &mut Plan) {
         plan.work.clear();
+        for (i, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.user.is_none()) {
+            kv.truncate(i, slot.prefix);
+        }
         // Waiting ones first: admission may overwrite the slot they wait for.
-        for id in self.active.iter().copied().collect::<Vec<_>>() {
+        for id in Vec::from_iter(self.active.iter().copied()) {
             if let State::Waiting { slot, on } = self.sequences[id].state {
-                self.share(id, slot, on, plan);
+                self.share(id, slot, on, kv);
             }
         }
-        self.admit(plan);
+        while self.active.len() < self.limits.concurrency && self.admit(kv) {}
         let mut budget = self.limits.batch_tokens;
         for decode in [true, false] {
-            for &id in &self.active {
-                let s = &mut self.sequences[id];
+            for id in Vec::from_iter(self.active.iter().copied()) {
+                let s = &self.sequences[id];
                 let State::Running { slot } = s.state else { continue };
                 let pending = s.len - s.past;
                 if pending == 0 || budget == 0 || (pending == 1) != decode {
                     continue; // nothing pending: its last token already went into this step
                 }
-                let len = pending.min(budget);
+                let (past, len) = (s.past, pending.min(budget));
+                while self.active.contains(&id) && kv.reserve(slot, past, len).is_err() {
+                    let victim = self.make_room(kv).expect("the cache holds a whole context");
+                    let lost = |w: &&Work| Some(w.sequence) == victim;
+                    budget += plan.work.iter().filter(lost).map(|w| w.len).sum::<usize>();
+                    plan.work.retain(|w| !lost(&w));
+                }
+                if !self.active.contains(&id) {
+                    continue; // it was the youngest itself
+                }
                 budget -= len;
-                plan.work.push(Work { sequence: id, slot, past: s.past, len, logits: len == pending });
+                let s = &mut self.sequences[id];
+                let again = s.run.saturating_sub(past).min(len);
+                plan.work.push(Work { sequence: id, slot, past, len, again, logits: len == pending });
                 s.past += len;
+                s.run = s.run.max(s.past);
                 let held = &mut self.slots[slot];
                 held.prefix = held.prefix.max(s.past.min(s.prompt));
             }
         }
     }
 
-    /// Gives free slots to queued sequences.
-    fn admit(&mut self, plan: &mut Plan) {
-        while self.active.len() < self.limits.concurrency {
-            let Some(&id) = self.queue.front() else { return };
-            let group = self.sequences[id].group;
-            let holds = |s: &Slot| if s.group == group { s.prefix } else { 0 };
-            // A free slot that holds the prompt already, else the first free one.
-            let free = (0..self.slots.len()).filter(|&i| !self.slots[i].used);
-            let Some(slot) = free.max_by_key(|&i| (holds(&self.slots[i]), usize::MAX - i)) else { return };
-            self.queue.pop_front();
-            self.active.insert(id);
-            self.slots[slot].used = true;
-            let donor = (0..self.slots.len())
-                .find(|&i| i != slot && self.slots[i].used && self.slots[i].group == group);
-            match donor {
-                Some(on) if holds(&self.slots[slot]) == 0 => {
-                    self.slots[slot] = Slot { used: true, group, prefix: 0 };
-                    self.share(id, slot, on, plan);
-                }
-                _ => {
-                    let prefix = holds(&self.slots[slot]);
-                    self.slots[slot] = Slot { used: true, group, prefix };
-                    self.sequences[id].past = prefix.min(self.sequences[id].prompt - 1);
-                    self.sequences[id].state = State::Running { slot };
-                }
+    /// Gives a free slot to the first queued sequence, if there is one, with blocks for what is known of it and one more.
+    fn admit(&mut self, kv: &mut KvBlocks) -> bool {
+        let Some(&id) = self.queue.first() else { return false };
+        let Sequence { group, prompt, len, .. } = self.sequences[id];
+        let holds = |s: &Slot| if s.group == group { s.prefix } else { 0 };
+        // A free slot that holds the prompt already, else the first free one.
+        let free = (0..self.slots.len()).filter(|&i| self.slots[i].user.is_none());
+        let Some(slot) = free.max_by_key(|&i| (holds(&self.slots[i]), usize::MAX - i)) else { return false };
+        let past = holds(&self.slots[slot]).min(prompt - 1);
+        let mut donor = None;
+        if past == 0 {
+            kv.release(slot);
+            self.slots[slot] = Slot { group, ..FREE };
+            donor = self.slots.iter().position(|s| s.user.is_some() && s.group == group);
+        }
+        // Held while room is made for it.
+        self.slots[slot].user = Some(id);
+        let expected = (len + BLOCK).min(self.limits.context);
+        while kv.free()
+            < match donor {
+                Some(_) => blocks_for(expected) - (prompt - 1) / BLOCK,
+                None => kv.needs(slot, past, expected - past),
+            }
+        {
+            // A parked sequence is worth more than a new one, unless nobody computes.
+            let made = self.drop_prompt(kv) || self.active.is_empty() && self.preempt_parked(kv);
+            if !made {
+                self.slots[slot].user = None;
+                return false;
+            }
+            donor = donor.filter(|&on| self.slots[on].user.is_some());
+        }
+        self.queue.remove(&id);
+        self.active.insert(id);
+        match donor {
+            Some(on) => self.share(id, slot, on, kv),
+            None => {
+                self.sequences[id].past = past;
+                self.sequences[id].state = State::Running { slot };
+                kv.reserve(slot, past, len - past).expect("that much is free");
             }
         }
+        true
     }
 
-    /// Copies the shared prompt from slot `on` if it is there, or waits for it.
+    /// Shares the prompt in slot `on` if it is there, or waits for it.
     ///
     /// The prompt's last token is run by each sequence itself: it is the one whose logits it needs.
-    fn share(&mut self, id: usize, slot: usize, on: usize, plan: &mut Plan) {
+    fn share(&mut self, id: usize, slot: usize, on: usize, kv: &mut KvBlocks) {
         let (s, donor) = (&mut self.sequences[id], self.slots[on]);
         let len = s.prompt - 1;
         let same = donor.group == s.group;
-        if same && donor.prefix < len && donor.used {
+        if same && donor.prefix < len && donor.user.is_some() {
             s.state = State::Waiting { slot, on };
             return;
         }
         if same && donor.prefix >= len {
             s.past = len;
             self.slots[slot].prefix = len;
-            if len > 0 {
-                plan.copies.push(PrefixCopy { from: on, to: slot, len });
-            }
+            kv.share(on, slot, len);
         }
         s.state = State::Running { slot };
+    }
+
+    /// Frees blocks, and says whose, or who lost them; `None` if nobody has any.
+    fn make_room(&mut self, kv: &mut KvBlocks) -> Option<Option<usize>> {
+        if self.drop_prompt(kv) || self.preempt_parked(kv) {
+            return Some(None);
+        }
+        let victim = self.active.pop_last()?;
+        self.queue.insert(victim);
+        let (State::Running { slot } | State::Waiting { slot, .. }) = self.sequences[victim].state else {
+            unreachable!("an active sequence has a slot")
+        };
+        self.sequences[victim].state = State::Queued;
+        self.take(victim, slot, kv);
+        Some(Some(victim))
+    }
+
+    /// Gives up a prompt that an ended sequence left.
+    fn drop_prompt(&mut self, kv: &mut KvBlocks) -> bool {
+        let held = |i: &usize| self.slots[*i].user.is_none() && !kv.table(*i).is_empty();
+        let Some(i) = (0..self.slots.len()).find(held) else { return false };
+        self.slots[i] = FREE;
+        kv.release(i);
+        true
+    }
+
+    /// Preempts the youngest parked sequence that holds a slot.
+    fn preempt_parked(&mut self, kv: &mut KvBlocks) -> bool {
+        let held = |&&id: &&usize| self.sequences[id].state != State::Parked { slot: None };
+        let Some(&id) = self.parked.iter().rev().find(held) else { return false };
+        let State::Parked { slot: Some(slot) } = self.sequences[id].state else { unreachable!("just found") };
+        self.sequences[id].state = State::Parked { slot: None };
+        self.take(id, slot, kv);
+        true
+    }
+
+    /// Takes the slot of a preempted sequence.
+    fn take(&mut self, id: usize, slot: usize, kv: &mut KvBlocks) {
+        let held = std::mem::take(&mut self.sequences[id].past);
+        self.preemptions += usize::from(held > 0);
+        self.slots[slot] = FREE;
+        kv.release(slot);
     }
 }
 
@@ -272,21 +358,48 @@ impl Scheduler {
 mod tests {
     use super::*;
 
-    fn scheduler(slots: usize, batch_tokens: usize, concurrency: usize) -> Scheduler {
-        Scheduler::new(Limits { slots, batch_tokens, concurrency })
+    /// A scheduler with its cache.
+    struct Bed(Scheduler, KvBlocks);
+
+    impl std::ops::Deref for Bed {
+        type Target = Scheduler;
+        fn deref(&self) -> &Scheduler {
+            &self.0
+        }
+    }
+
+    impl std::ops::DerefMut for Bed {
+        fn deref_mut(&mut self) -> &mut Scheduler {
+            &mut self.0
+        }
+    }
+
+    fn scheduler(slots: usize, batch_tokens: usize, concurrency: usize) -> Bed {
+        with_blocks(slots, batch_tokens, concurrency, slots)
+    }
+
+    /// With contexts of two blocks, or of one if every slot has one.
+    fn with_blocks(slots: usize, batch_tokens: usize, concurrency: usize, blocks: usize) -> Bed {
+        let context = if blocks == slots { BLOCK } else { 2 * BLOCK };
+        let limits = Limits { slots, context, batch_tokens, concurrency };
+        Bed(Scheduler::new(limits), KvBlocks::new(slots, context, blocks))
     }
 
     /// (sequence, past, len, logits)
     type Span = (usize, usize, usize, bool);
 
-    fn work(s: &mut Scheduler) -> (Vec<Span>, Vec<PrefixCopy>) {
+    fn work(s: &mut Bed) -> Vec<Span> {
         let mut plan = Plan::default();
-        s.plan(&mut plan);
+        let Bed(scheduler, kv) = s;
+        scheduler.plan(kv, &mut plan);
+        for w in &plan.work {
+            assert!(kv.table(w.slot).len() >= blocks_for(w.past + w.len), "{w:?}");
+        }
         let mut slots: Vec<_> = plan.work.iter().map(|w| w.slot).collect();
         slots.sort_unstable();
         slots.dedup();
         assert_eq!(slots.len(), plan.work.len(), "a slot twice");
-        (plan.work.iter().map(|w| (w.sequence, w.past, w.len, w.logits)).collect(), plan.copies)
+        plan.work.iter().map(|w| (w.sequence, w.past, w.len, w.logits)).collect()
     }
 
     #[test]
@@ -295,13 +408,12 @@ mod tests {
         for _ in 0..3 {
             s.add(0, 7);
         }
-        // The first sample prefills in two chunks while the others wait, then they copy all but the last token.
-        assert_eq!(work(&mut s).0, [(0, 0, 4, false)]);
-        assert_eq!(work(&mut s).0, [(0, 4, 3, true)]);
+        // The first sample prefills in two chunks while the others wait, then they share all but the last token.
+        assert_eq!(work(&mut s), [(0, 0, 4, false)]);
+        assert_eq!(work(&mut s), [(0, 4, 3, true)]);
         s.extend(0, 1);
-        let (w, copies) = work(&mut s);
-        assert_eq!(w, [(0, 7, 1, true), (1, 6, 1, true), (2, 6, 1, true)]);
-        assert_eq!(copies, [PrefixCopy { from: 0, to: 1, len: 6 }, PrefixCopy { from: 0, to: 2, len: 6 }]);
+        assert_eq!(work(&mut s), [(0, 7, 1, true), (1, 6, 1, true), (2, 6, 1, true)]);
+        assert_eq!(s.1.take_copies().collect::<Vec<_>>(), [(0, 1), (0, 2)]);
     }
 
     #[test]
@@ -311,11 +423,11 @@ mod tests {
             s.add(0, 5);
         }
         s.add(1, 3);
-        assert_eq!(work(&mut s).0, [(0, 0, 5, true)]);
+        assert_eq!(work(&mut s), [(0, 0, 5, true)]);
         s.finish(0);
-        assert_eq!(work(&mut s), (vec![(1, 4, 1, true)], vec![]));
+        assert_eq!(work(&mut s), [(1, 4, 1, true)]);
         s.finish(1);
-        assert_eq!(work(&mut s).0, [(2, 0, 3, true)]);
+        assert_eq!(work(&mut s), [(2, 0, 3, true)]);
         s.finish(2);
         assert!(s.is_done());
     }
@@ -325,9 +437,9 @@ mod tests {
         let mut s = scheduler(2, 4, 2);
         s.add(0, 2);
         s.add(1, 9);
-        assert_eq!(work(&mut s).0, [(0, 0, 2, true), (1, 0, 2, false)]);
+        assert_eq!(work(&mut s), [(0, 0, 2, true), (1, 0, 2, false)]);
         s.extend(0, 1);
-        assert_eq!(work(&mut s).0, [(0, 2, 1, true), (1, 2, 3, false)]);
+        assert_eq!(work(&mut s), [(0, 2, 1, true), (1, 2, 3, false)]);
     }
 
     #[test]
@@ -335,18 +447,18 @@ mod tests {
         let mut s = scheduler(2, 16, 1);
         s.add(0, 3);
         s.add(1, 2);
-        assert_eq!(work(&mut s).0, [(0, 0, 3, true)]);
+        assert_eq!(work(&mut s), [(0, 0, 3, true)]);
         s.extend(0, 1);
         s.park(0);
         // Its place in the batch goes to the next sequence, its slot does not.
-        assert_eq!(work(&mut s).0, [(1, 0, 2, true)]);
+        assert_eq!(work(&mut s), [(1, 0, 2, true)]);
         s.extend(0, 4);
         s.resume(0);
         s.extend(1, 1);
-        assert_eq!(work(&mut s).0, [(1, 2, 1, true), (0, 3, 5, true)]);
+        assert_eq!(work(&mut s), [(1, 2, 1, true), (0, 3, 5, true)]);
         s.finish(0);
         s.park(1);
-        assert!(work(&mut s).0.is_empty() && !s.is_done());
+        assert!(work(&mut s).is_empty() && !s.is_done());
         s.finish(1);
         assert!(s.is_done());
     }
@@ -358,11 +470,11 @@ mod tests {
             s.add(0, 5);
         }
         s.add(1, 2);
-        assert_eq!(work(&mut s).0, [(0, 0, 2, false)]);
+        assert_eq!(work(&mut s), [(0, 0, 2, false)]);
         s.finish(0); // cancelled half-way through the prompt
-        assert_eq!(work(&mut s).0, [(1, 0, 2, false)]);
-        assert_eq!(work(&mut s).0, [(1, 2, 2, false)]);
-        assert_eq!(work(&mut s).0, [(1, 4, 1, true), (2, 0, 1, false)]);
+        assert_eq!(work(&mut s), [(1, 0, 2, false)]);
+        assert_eq!(work(&mut s), [(1, 2, 2, false)]);
+        assert_eq!(work(&mut s), [(1, 4, 1, true), (2, 0, 1, false)]);
     }
 
     #[test]
@@ -371,6 +483,110 @@ mod tests {
         for _ in 0..2 {
             s.add(0, 1);
         }
-        assert_eq!(work(&mut s), (vec![(0, 0, 1, true), (1, 0, 1, true)], vec![]));
+        assert_eq!(work(&mut s), [(0, 0, 1, true), (1, 0, 1, true)]);
+    }
+    #[test]
+    fn the_youngest_gives_way_and_computes_again() {
+        // Three blocks for two sequences of up to two.
+        let mut s = with_blocks(2, 512, 2, 3);
+        s.add(0, 60);
+        s.add(1, 60);
+        assert_eq!(work(&mut s), [(0, 0, 60, true), (1, 0, 60, true)]);
+        s.extend(0, 10);
+        s.extend(1, 10);
+        assert_eq!(work(&mut s), [(0, 60, 10, true)]);
+        assert_eq!(s.preemptions(), 1);
+        s.extend(0, 1);
+        assert_eq!(work(&mut s), [(0, 70, 1, true)], "one block is not enough to come back");
+        s.finish(0);
+        let mut plan = Plan::default();
+        s.0.plan(&mut s.1, &mut plan);
+        assert_eq!(plan.work, [Work { sequence: 1, slot: 0, past: 0, len: 70, again: 60, logits: true }]);
+    }
+
+    #[test]
+    fn a_parked_sequence_gives_way_first() {
+        let mut s = with_blocks(3, 512, 2, 4);
+        for group in 0..3 {
+            s.add(group, 64);
+        }
+        assert_eq!(work(&mut s), [(0, 0, 64, true), (1, 0, 64, true)]);
+        s.extend(0, 1);
+        s.park(0);
+        s.extend(1, 64);
+        assert_eq!(work(&mut s), [(1, 64, 64, true), (2, 0, 64, true)]);
+        s.extend(2, 1);
+        assert_eq!(work(&mut s), [(2, 64, 1, true)]);
+        assert_eq!(s.preemptions(), 1);
+        s.extend(0, 5);
+        s.resume(0);
+        s.finish(1);
+        s.extend(2, 1);
+        // The ended one's prompt makes room for the oldest to compute all it had again.
+        assert_eq!(work(&mut s), [(2, 65, 1, true), (0, 0, 70, true)]);
+    }
+
+    /// Sequences of one or several groups grow at random and park now and then, over few blocks: all of them end, and at every
+    /// step each has the blocks it needs to itself.
+    #[test]
+    fn everybody_ends_however_few_blocks_there_are() {
+        let mut rng = crate::rng::Rng::new(3, 0, 0);
+        let mut preempted = 0;
+        for case in 0..60 {
+            let (slots, blocks) = (1 + rng.below(6) as usize, 3 + rng.below(6) as usize);
+            let context = 3 * BLOCK;
+            let limits = Limits { slots, context, batch_tokens: 100, concurrency: 1 + rng.below(5) as usize };
+            let mut s = Scheduler::new(limits);
+            let mut kv = KvBlocks::new(slots, context, blocks);
+            let ends: Vec<usize> = (0..12)
+                .map(|i| {
+                    let prompt = 1 + (i / 3 * 37) % 90;
+                    s.add(i / 3, prompt);
+                    prompt + rng.below((context - prompt) as u64) as usize
+                })
+                .collect();
+            let (mut lens, mut parked) = ((0..12).map(|i| 1 + (i / 3 * 37) % 90).collect::<Vec<_>>(), vec![]);
+            let mut plan = Plan::default();
+            for step in 0.. {
+                assert!(step < 20_000, "case {case} does not end");
+                s.plan(&mut kv, &mut plan);
+                assert!(!plan.work.is_empty() || !parked.is_empty() || s.is_done(), "case {case} is stuck");
+                kv.take_copies().for_each(drop);
+                // Blocks in use, and by whom they are written.
+                let mut writer = std::collections::BTreeMap::new();
+                for w in &plan.work {
+                    for &block in &kv.table(w.slot)[w.past / BLOCK..blocks_for(w.past + w.len)] {
+                        assert_eq!(writer.insert(block, w.slot), None, "case {case}: written twice");
+                    }
+                }
+                for w in &plan.work {
+                    let read = &kv.table(w.slot)[..w.past / BLOCK];
+                    assert!(!read.iter().any(|b| writer.contains_key(b)), "case {case}: written and read");
+                }
+                for w in plan.work.iter().filter(|w| w.logits) {
+                    let id = w.sequence;
+                    assert_eq!(w.past + w.len, lens[id], "case {case}");
+                    if lens[id] >= ends[id] {
+                        s.finish(id);
+                        continue;
+                    }
+                    lens[id] += 1;
+                    s.extend(id, 1);
+                    if rng.below(20) == 0 {
+                        s.park(id);
+                        parked.push(id);
+                    }
+                }
+                if !parked.is_empty() && (plan.work.is_empty() || rng.below(10) == 0) {
+                    let id = parked.swap_remove(rng.below(parked.len() as u64) as usize);
+                    s.resume(id);
+                }
+                if s.is_done() {
+                    break;
+                }
+            }
+            preempted += s.preemptions();
+        }
+        assert!(preempted > 100, "{preempted} preemptions");
     }
 }

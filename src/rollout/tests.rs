@@ -183,6 +183,23 @@ fn trajectories_depend_on_seed_and_weights_alone() {
             );
         }
     }
+    // Nor on KV blocks: two hold one context.
+    let mut preemptions = 0;
+    for (slots, batch, blocks) in [(4, 64, 2), (6, 30, 3), (16, 512, 5), (16, 9, 8)] {
+        for pool_seed in 0..3 {
+            let mut model = Scripted::with_blocks(slots, batch, 90, blocks, hashed);
+            let c = RolloutConfig { concurrency: 8, ..c.clone() };
+            let pool = Shuffled::new(pool_seed, double);
+            let (found, stats) =
+                rollout(&mut model, &text, Some(&pool), &requests, &c, &mut |_| Control::Continue).unwrap();
+            assert_eq!(found, reference, "{slots} {batch} {blocks}");
+            assert!(
+                stats.kv_blocks_peak <= blocks && (stats.recomputed_tokens > 0) == (stats.preemptions > 0)
+            );
+            preemptions += stats.preemptions;
+        }
+    }
+    assert!(preemptions > 20, "{preemptions} preemptions");
     // Nor on what else was asked for.
     let alone = run(4, 16, 4, 1, &[Request { samples: 2..4, ..requests[2].clone() }]);
     assert_eq!(alone, reference[11..13]);
