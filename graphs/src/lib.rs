@@ -5,6 +5,7 @@
 //! - [`autograd`]: reverse mode as a compiler pass, with checkpointing by region.
 //! - [`decompose`]: replaces composites by primitives, for luminal's own executor and for tests.
 //! - [`loss`]: masked cross-entropy, policy and value losses in primitives.
+//! - [`expr`]: what fused elementwise steps compute.
 //! - [`plan`]: a graph compiled into one operator with one arena; running it allocates nothing.
 //! - [`cpu`]: the kernels.
 //!
@@ -52,6 +53,7 @@ pub mod autograd;
 pub mod cpu;
 pub mod decompose;
 mod error;
+pub mod expr;
 pub mod graph;
 pub mod loss;
 pub mod ops;

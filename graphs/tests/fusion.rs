@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use half::bf16;
+use proptest::prelude::*;
 use toolsmith_graphs::{
     AttentionShape, Bindings, DiffOptions, Dim, Graph, KvCache, Options, Params, Plan, RopeAngles, Segment,
     Tensor, cpu::Isa, loss,
@@ -255,6 +256,7 @@ fn training_has_the_same_bits() {
                 let (single, all) = train(kind, bf16, checkpoint, false);
                 same_bits(&fused, &single, &format!("{kind:?}, bf16 {bf16}, checkpoint {checkpoint}"));
                 assert!(steps.len() < all.len());
+                assert!(steps.iter().any(|s| s == "mul+sum"), "the loss: {steps:#?}");
                 // Where the backward pass reads the norm's output it stays a step of its own.
                 let count = |name: &str| steps.iter().filter(|s| *s == name).count();
                 let forward = if checkpoint { LAYERS } else { 0 };
@@ -275,4 +277,92 @@ fn threads_change_no_bit_of_a_fused_plan() {
     let one = run(1);
     same_bits(&one, &run(2), "2 threads");
     same_bits(&one, &run(3), "3 threads");
+}
+
+/// A random graph of elementwise primitives, sums and copies over a matrix, its rows, its columns and a scalar, and the values
+/// read from it.
+fn expressions(g: &Graph, choices: &[u32], width: usize) -> Vec<Tensor> {
+    let dims = [T, width.into()];
+    let (matrix, other) = (g.f32_input("matrix", &dims), g.f32_input("other", &dims));
+    let column = g.f32_input("column", &[T]).expand(1, width);
+    let row = g.param(0, "row", &[width]).expand(0, T);
+    let scalar = g.f32_input("scalar", &[]).expand(0, T).expand(1, width);
+    let mut values = vec![matrix, other, column, row, scalar];
+    let mut sums: Vec<Tensor> = vec![];
+    for choice in choices.chunks_exact(4) {
+        // Recent values are likelier, so that chains grow long.
+        let pick = |c: u32| {
+            let n = values.len();
+            values[n - 1 - (c % 256 * (c / 256 % 256)) as usize * n / 65536].clone()
+        };
+        let (a, b) = (pick(choice[1]), pick(choice[2]));
+        let plain = a.contiguous();
+        let value = match choice[0] % 14 {
+            0..3 => a + b,
+            3..5 => a * b,
+            5 => a.less_than(&b),
+            6 => a.rem(&b),
+            7 => plain.recip(),
+            8 => plain.sqrt(),
+            9 => plain.exp2(),
+            10 => plain.log2(),
+            11 => plain.sin(),
+            12 => a * (choice[3] % 7) as f32 - 0.0,
+            _ => {
+                let sum = plain.sum(1);
+                sums.push(&sum * 0.5);
+                sum.expand(1, width) + b
+            }
+        };
+        values.push(value);
+    }
+    let last = values.last().expect("values").contiguous();
+    let some = values[5..].iter().step_by(5).filter(|v| v.is_contiguous()).cloned();
+    some.chain(sums).chain([last.sum(1).sum(0), last]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_expression_has_the_same_bits(
+        choices in prop::collection::vec(any::<u32>(), 4..120), t in 0usize..300, width in 1usize..9, seed in 1usize..1000,
+    ) {
+        on_each_isa(|| {
+            let g = Graph::new();
+            let outputs = expressions(&g, &choices, width);
+            let outputs: Vec<&Tensor> = outputs.iter().collect();
+            let params = vec![numbers(seed, width)];
+            let data = [t * width, t * width, t, 1].map(|n| numbers(seed + n, n));
+            let run = |fuse| {
+                let mut plan = compile(&g, &outputs, Options { tokens: 300, rows: 0, bf16: false }, fuse);
+                let mut b = Bindings::new(t, 0).params(&params);
+                for (name, data) in ["matrix", "other", "column", "scalar"].iter().zip(&data) {
+                    b = b.f32(plan.f32_input(name).unwrap(), data);
+                }
+                // Twice: nothing may be left from the first time.
+                plan.run(&mut b).unwrap();
+                plan.run(&mut b).unwrap();
+                // One NaN is as good as another.
+                let bits = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+                let values = (0..outputs.len()).map(|i| plan.output(i).iter().map(bits).collect());
+                (values.collect::<Vec<Vec<u32>>>(), plan.steps().len(), plan.to_text())
+            };
+            let ((fused, few, text), (single, many, _)) = (run(true), run(false));
+            assert!(few <= many);
+            for (i, (f, s)) in fused.iter().zip(&single).enumerate() {
+                assert!(f == s, "output {i} ({:?}):\n{text}", Isa::current());
+            }
+        });
+    }
+}
+
+#[test]
+fn the_scalars_of_an_optimizer_are_a_few_steps() {
+    let g = Graph::new();
+    let [lr, norm] = ["lr", "norm"].map(|n| g.f32_input(n, &[]));
+    let scale = (1.0 / &(norm.sqrt() + 1e-6)).min(&g.constant(1.0)) * &lr;
+    let plan = compile(&g, &[&scale], Options::default(), true);
+    assert_eq!(plan.steps().len(), 1, "{}", plan.to_text());
+    assert!(plan.to_text().contains("recip((sqrt("), "{}", plan.to_text());
 }

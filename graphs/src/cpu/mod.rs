@@ -15,6 +15,7 @@ mod adamw;
 mod attention;
 mod elementwise;
 mod embedding;
+pub(crate) mod expr;
 mod gemm;
 mod isa;
 mod linear;

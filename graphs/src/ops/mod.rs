@@ -24,6 +24,7 @@ mod accumulate;
 mod adamw;
 mod attention;
 mod embedding;
+mod fused_elementwise;
 mod fused_linear;
 mod gather_rows;
 mod linear;
@@ -37,6 +38,7 @@ pub(crate) use accumulate::Accumulate;
 pub use adamw::{AdamW, AdamWConstants, SumSquares};
 pub use attention::{Attention, AttentionBackward, AttentionShape, CachedAttention};
 pub use embedding::{Embedding, EmbeddingDw};
+pub(crate) use fused_elementwise::FusedElementwise;
 pub(crate) use fused_linear::{FusedLinear, Layer, Norm, Part, Then};
 pub use gather_rows::{GatherRows, ScatterRows};
 pub use linear::{BiasGrad, Linear, LinearDw, LinearDx};
@@ -92,6 +94,11 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// Whether it updates the optimizer's state in place; its outputs then have no buffers of their own.
     fn uses_state(&self) -> bool {
         false
+    }
+
+    /// What it computes, for a printed plan, where its name can't say it.
+    fn formula(&self) -> Option<String> {
+        None
     }
 
     /// What the call `io` describes has to move and to compute.

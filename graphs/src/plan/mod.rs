@@ -187,7 +187,11 @@ impl Plan {
                 let used = places.iter().take_while(|p| **p != Place::None);
                 used.map(|p| self.place_text(p)).collect::<Vec<_>>().join(", ")
             };
-            let _ = writeln!(s, "{i:4} {:24} {} -> {}", step.name, list(&step.inputs), list(&step.outputs));
+            let _ = write!(s, "{i:4} {:24} {} -> {}", step.name, list(&step.inputs), list(&step.outputs));
+            let _ = match step.kernel.formula() {
+                Some(formula) => writeln!(s, " = {formula}"),
+                None => writeln!(s),
+            };
         }
         let (arena, scratch) = self.memory();
         let _ = writeln!(s, "arena {arena} bytes, scratch {scratch} bytes");

@@ -62,7 +62,7 @@ impl<'g> Planner<'g> {
         let mut drafts = self.drafts(&outputs)?;
         if fuse {
             let kept: BTreeSet<Key> = outputs.iter().map(|t| (t.id.index(), t.out)).collect();
-            drafts = fuse::run(drafts, &kept);
+            drafts = fuse::run(drafts, &kept, &self.scalars());
         }
         let capacity = Extent { tokens: self.options.tokens, rows: self.options.rows };
         // A bf16 model may keep some parameters in f32.
@@ -85,6 +85,15 @@ impl<'g> Planner<'g> {
         luminal.compile((), ());
         let Planner { f32s, u32s, needs, .. } = self;
         Ok(Plan { luminal, node, outputs, f32s, u32s, capacity, needs, sketches })
+    }
+
+    /// The graph's constant scalars.
+    fn scalars(&self) -> BTreeMap<Key, f32> {
+        let scalar = |(key, place): (&Key, &Place)| match *place {
+            Place::Constant(at, 1) => Some((*key, self.constants[at])),
+            _ => None,
+        };
+        self.places.iter().filter_map(scalar).collect()
     }
 
     /// The output itself if it is a computed, contiguous value, else a copy of it.

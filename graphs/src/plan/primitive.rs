@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::Mat,
+    expr::{Binary, Node, Unary, View},
     graph::Primitive,
     ops::{Io, Kernel, Value, Work},
     shape::{self, Extent, Shape, Size},
@@ -37,6 +38,78 @@ impl PrimitiveKernel {
         let n = self.dims.len();
         let plain = |s: &Vec<Option<Size>>| (0..n).all(|i| s[i] == Some(Size::of(&self.dims[i + 1..])));
         self.op == op && self.strides.iter().all(plain)
+    }
+
+    /// The numbers an expression with this primitive has; `None` if it can't be in one.
+    pub fn elements(&self) -> Option<Size> {
+        let inside = match self.op {
+            Primitive::MaxReduce(_) | Primitive::Iota(_) => false,
+            // Sums of consecutive numbers.
+            Primitive::SumReduce(axis) => axis + 1 == self.dims.len() && self.view(0) == View::Flat,
+            op if op.is_unary() => self.strides[0].iter().all(Option::is_some),
+            _ => true,
+        };
+        inside.then(|| Size::of(&self.dims))
+    }
+
+    /// How each input is seen. Unary primitives run over the buffer whatever its view.
+    pub fn views(&self) -> impl Iterator<Item = View> {
+        (0..self.strides.len()).map(|i| if self.op.is_unary() { View::Flat } else { self.view(i) })
+    }
+
+    fn view(&self, i: usize) -> View {
+        let (strides, n) = (&self.strides[i], self.dims.len());
+        if Size::of(&self.dims) == Size::ONE
+            || (0..n).all(|a| strides[a] == Some(Size::of(&self.dims[a + 1..])))
+        {
+            View::Flat
+        } else if strides.iter().all(Option::is_none) {
+            View::Scalar
+        } else {
+            View::Strided { dims: self.dims.clone(), strides: strides.clone() }
+        }
+    }
+
+    /// The primitive as a node; `None` for one that passes its input on.
+    pub fn node(&self, x: &[usize]) -> Option<Node> {
+        Some(match self.op {
+            Primitive::Log2 => Node::Unary(Unary::Log2, x[0]),
+            Primitive::Exp2 => Node::Unary(Unary::Exp2, x[0]),
+            Primitive::Sin => Node::Unary(Unary::Sin, x[0]),
+            Primitive::Sqrt => Node::Unary(Unary::Sqrt, x[0]),
+            Primitive::Recip => Node::Unary(Unary::Recip, x[0]),
+            Primitive::Add => Node::Binary(Binary::Add, x[0], x[1]),
+            Primitive::Mul => Node::Binary(Binary::Mul, x[0], x[1]),
+            Primitive::Mod => Node::Binary(Binary::Mod, x[0], x[1]),
+            Primitive::LessThan => Node::Binary(Binary::LessThan, x[0], x[1]),
+            _ => return None,
+        })
+    }
+
+    /// Whether it computes each number from those of its inputs.
+    pub fn computes(&self) -> bool {
+        !matches!(self.op, Primitive::Contiguous | Primitive::SumReduce(_))
+    }
+
+    pub fn is_sum(&self) -> bool {
+        self.sum_row().is_some()
+    }
+
+    /// How many numbers a sum takes.
+    pub fn sum_row(&self) -> Option<Size> {
+        match self.op {
+            Primitive::SumReduce(axis) => Some(Size::of(&self.dims[axis..=axis])),
+            _ => None,
+        }
+    }
+
+    /// Its name among others.
+    pub fn word(&self) -> Option<String> {
+        match self.op {
+            Primitive::Contiguous => None,
+            Primitive::SumReduce(_) => Some("sum".into()),
+            op => Some(format!("{op:?}").to_lowercase()),
+        }
     }
 
     fn axes<const N: usize>(&self, e: Extent) -> Axes<N> {

@@ -47,9 +47,12 @@ fn only_what_outputs_need_is_run_and_memory_is_reused() {
     for _ in 0..50 {
         x = x * 0.5 + 1.0;
     }
-    let plan = Plan::compile(&g, &[&x], Options { tokens: 1000, ..Default::default() }).unwrap();
+    let options = Options { tokens: 1000, ..Default::default() };
+    let plan = Plan::compile_unfused(&g, &[&x], options).unwrap();
     assert_eq!(plan.steps().len(), 100);
     assert!(plan.memory().0 <= 3 * 4096, "{} bytes", plan.memory().0);
+    let plan = Plan::compile(&g, &[&x], options).unwrap();
+    assert!(plan.steps().len() <= 2 && plan.memory().0 <= 4096, "{}", plan.to_text());
     assert_eq!(unused.dims(), [T]);
 }
 
