@@ -53,6 +53,8 @@ impl Cut {
         // Rows of A that stay in the second-level cache, then enough pieces of W to share out.
         let row = (k * size).clamp(1, KC_BYTES);
         let rows = m.div_ceil((384 * 1024 / row).max(8 * MR));
+        // Many rows are shared out as rows, as by every other kernel: a thread then finds in its cache what it wrote.
+        let rows = if threads > 1 && m >= 16 * MR * threads { rows.max(4 * threads) } else { rows };
         let mc = m.div_ceil(rows).next_multiple_of(MR);
         let want = if threads == 1 { 1 } else { (8 * threads).div_ceil(rows).min(ns / 8_000 + threads) };
         Cut { threads, mc, nc: n.div_ceil(want).next_multiple_of(16) }

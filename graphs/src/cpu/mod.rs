@@ -23,12 +23,14 @@ mod linear_grad;
 mod norm;
 mod outer;
 mod pack;
-mod par;
+pub(crate) mod par;
 mod peak;
 mod rope;
+mod sample;
 mod scratch;
 mod simd;
 mod softmax;
+pub(crate) mod team;
 mod token_logprob;
 mod token_logprob_grad;
 
@@ -47,6 +49,7 @@ pub use linear_grad::{bias_grad, linear_dw, linear_dw_scratch, linear_dx, linear
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use peak::{dot_bf16, fma_f32};
 pub use rope::{RopeTable, rope};
+pub use sample::{Softmax, softmax_buckets, softmax_weights};
 pub(crate) use scratch::Lines;
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 pub use softmax::{entropy, logsumexp, token_logprob_of};

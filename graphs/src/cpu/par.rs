@@ -1,28 +1,42 @@
 //! Work spread over rayon's threads, without allocation and without waiting for sleepers.
 //!
 //! A kernel cuts its output into tasks by shape alone; threads take tasks from a counter. Which thread
-//! runs a task never shows in a result. Work below [`SMALL_NS`] stays on the calling thread.
+//! runs a task never shows in a result. Within a plan the threads are a [`team`], at hand in a fraction of a
+//! microsecond; elsewhere rayon wakes them. Work too small for either stays on the calling thread.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::team;
+
 /// Estimated nanoseconds under which waking another thread costs more than it brings.
-const SMALL_NS: usize = 12_000;
+const WAKE_NS: usize = 12_000;
+/// Estimated nanoseconds under which sharing with a thread that waits for it does.
+const SHARE_NS: usize = 3_000;
+
+/// Estimated nanoseconds that another thread is worth.
+fn small() -> usize {
+    if team::at_hand() { SHARE_NS } else { WAKE_NS }
+}
 
 /// Threads that may take part in work of about `ns` nanoseconds.
 pub(super) fn threads(ns: usize) -> usize {
-    if ns < SMALL_NS { 1 } else { rayon::current_num_threads() }
+    if ns < small() { 1 } else { rayon::current_num_threads() }
 }
 
 /// Runs `f(lane, task)` for every task, on at most `lanes` threads at once, each with its own `lane`.
-pub(super) fn run(lanes: usize, tasks: usize, f: impl Fn(usize, usize) + Sync) {
+pub(crate) fn run(lanes: usize, tasks: usize, f: impl Fn(usize, usize) + Sync) {
     if lanes <= 1 || tasks <= 1 {
         (0..tasks).for_each(|task| f(0, task));
         return;
     }
+    let lanes = lanes.min(tasks);
+    if team::share(lanes, tasks, &f) {
+        return;
+    }
     let next = AtomicUsize::new(0);
-    fan(0..lanes.min(tasks), &|lane| {
+    fan(0..lanes, &|lane| {
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
             if task >= tasks {
@@ -43,15 +57,16 @@ fn fan(lanes: Range<usize>, f: &(impl Fn(usize) + Sync)) {
 
 /// Cuts `0..n` into pieces of a multiple of `unit`, a few a thread, for work of about `ns` nanoseconds in
 /// all, and runs `f` on each. For kernels whose elements don't see each other.
-pub(super) fn ranges(ns: usize, n: usize, unit: usize, f: impl Fn(Range<usize>) + Sync) {
+pub(crate) fn ranges(ns: usize, n: usize, unit: usize, f: impl Fn(Range<usize>) + Sync) {
     let threads = threads(ns);
-    let pieces = if threads == 1 { 1 } else { (ns / SMALL_NS).clamp(1, 4 * threads) };
+    // A whole number for each thread, so that all kernels part the rows alike.
+    let pieces = if threads == 1 { 1 } else { (ns / small() / threads).clamp(1, 4) * threads };
     let len = n.div_ceil(pieces).next_multiple_of(unit).max(unit);
     run(threads, n.div_ceil(len), |_, task| f(task * len..((task + 1) * len).min(n)));
 }
 
 /// A mutable slice from which tasks take parts that don't overlap.
-pub(super) struct Parts<'a, T>(*mut T, usize, PhantomData<&'a mut [T]>);
+pub(crate) struct Parts<'a, T>(*mut T, usize, PhantomData<&'a mut [T]>);
 
 // SAFETY: access goes through `get`, whose callers keep the parts disjoint.
 unsafe impl<T: Send> Sync for Parts<'_, T> {}

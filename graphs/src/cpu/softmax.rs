@@ -12,8 +12,8 @@ pub(super) const BLOCK: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Denominator {
-    max: f32,
-    sum: f32,
+    pub max: f32,
+    pub sum: f32,
     weighted: f32,
 }
 
@@ -22,10 +22,20 @@ impl Denominator {
 
     /// Adds the next block of at most [`BLOCK`] logits; all but the last must be full.
     pub fn push(&mut self, block: &[f32], inv_temperature: f32, entropy: bool) {
+        self.merge(Denominator::of(block, inv_temperature, entropy), entropy);
+    }
+
+    /// Of a block alone.
+    pub fn of(block: &[f32], inv_temperature: f32, entropy: bool) -> Denominator {
         debug_assert!(block.len() <= BLOCK);
         let mut own = Denominator::EMPTY;
         // SAFETY: the pointer holds as many values as said.
         unsafe { block_sums(block.as_ptr(), block.len(), inv_temperature, entropy, &mut own) };
+        own
+    }
+
+    /// Adds the next block.
+    pub fn merge(&mut self, mut own: Denominator, entropy: bool) {
         if own.max > self.max {
             std::mem::swap(self, &mut own);
         }

@@ -10,7 +10,7 @@ use luminal::{
 
 use super::{bind::Bindings, view::Cost};
 use crate::{
-    cpu::Lines,
+    cpu::{Lines, team},
     ops::{Io, Kernel, MAX_INPUTS, MAX_OUTPUTS, Value},
     shape::{Extent, Size},
 };
@@ -199,7 +199,8 @@ impl Operator for PlanOp {
     fn process(&mut self, _: Vec<(InputTensor, ShapeTracker)>) -> Vec<Data> {
         let call = self.call.take().expect("a plan is executed through Plan::run");
         // SAFETY: `Plan::run` holds the only reference to these bindings until this call returns.
-        self.run(unsafe { call.cast::<Bindings<'_>>().as_mut() });
+        let bindings = unsafe { call.cast::<Bindings<'_>>().as_mut() };
+        team::with(|| self.run(bindings));
         vec![]
     }
 }

@@ -1,6 +1,7 @@
 mod attention;
 mod layers;
 mod linear;
+mod sample;
 mod token_logprob;
 
 use half::bf16;

@@ -170,8 +170,8 @@ unsafe fn attend<'b, E: Elem>(
     let work = Parts::new(work);
     let units = par::Shared(units);
     par::run(lanes, tasks, |lane, task| {
-        // Later blocks of a sequence see more keys: take them first.
-        let ((index, n), head) = (locate(segs, (tasks - 1 - task) / a.kv_heads, of), task % a.kv_heads);
+        // In the order of the rows, as every kernel: a thread then mostly reads what it wrote.
+        let ((index, n), head) = (locate(segs, task / a.kv_heads, of), task % a.kv_heads);
         let (seg, blocks, first) = (&segs[index], blocks(index), n * block);
         if let Some(store) = store
             && of(seg) == 1
