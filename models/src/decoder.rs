@@ -113,7 +113,14 @@ impl<'a> Decoder<'a> {
             .reshape(&dims)
     }
 
-    fn layer(&self, x: Tensor, layer: usize, segments: &Tensor, positions: &Tensor) -> Tensor {
+    fn layer(
+        &self,
+        x: Tensor,
+        layer: usize,
+        segments: &Tensor,
+        positions: &Tensor,
+        rows: Option<&Tensor>,
+    ) -> Tensor {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         let h = self.norm(&x, &at("input_layernorm"));
         let [q, k, v] = ["q", "k", "v"].map(|p| self.linear(&h, &at(&format!("self_attn.{p}_proj"))));
@@ -123,19 +130,23 @@ impl<'a> Decoder<'a> {
             Keys::Batch => q.attention(&k, &v, segments, positions, self.shape),
             Keys::Cache => q.cached_attention(&k, &v, segments, positions, self.shape, layer),
         };
+        // The others have given their keys and values.
+        let [x, y] = [x, y].map(|t| rows.map_or(t.clone(), |rows| t.gather_rows(rows)));
         let x = x + self.linear(&y, &at("self_attn.o_proj"));
         let h = self.norm(&x, &at("post_attention_layernorm"));
         let [gate, up] = ["gate", "up"].map(|p| self.linear(&h, &at(&format!("mlp.{p}_proj"))));
         x + self.linear(&gate.swiglu(&up), &at("mlp.down_proj"))
     }
 
-    /// The residual stream after the last layer `[t, hidden]`, for `ids[t]` at `positions[t]`; each layer is a region
-    /// of activation checkpointing.
-    pub fn layers(&self, ids: &Tensor, positions: &Tensor) -> Tensor {
+    /// The residual stream after the last layer for `ids[t]` at `positions[t]`: `[t, hidden]`, or `[r, hidden]` of `rows[r]`
+    /// alone. Each layer is a region of activation checkpointing.
+    pub fn layers(&self, ids: &Tensor, positions: &Tensor, rows: Option<&Tensor>) -> Tensor {
         let segments = self.graph.segments();
         let mut x = self.param("model.embed_tokens.weight").embedding(ids);
-        for layer in 0..self.config.num_hidden_layers {
-            x = self.graph.region(|| self.layer(x, layer, &segments, positions));
+        let last = self.config.num_hidden_layers - 1;
+        for layer in 0..=last {
+            let rows = rows.filter(|_| layer == last);
+            x = self.graph.region(|| self.layer(x, layer, &segments, positions, rows));
         }
         x
     }

@@ -2,7 +2,7 @@
 //!
 //! A sequence lives in a slot, which grows block by block; [`KvBlocks`] says which.
 //! One plan serves prefill, feedback and decode: a batch is packed tokens, whatever they are.
-//! The final norm and the LM head run only on rows whose logits are wanted.
+//! Behind the attention of the last layer, only rows whose logits are wanted are computed.
 
 use toolsmith_graphs::{
     Bindings, Dim, Graph, KvCache, Options, Params, Plan, Segment,
@@ -68,7 +68,7 @@ impl Engine {
         let ids = graph.u32_input("ids", &[Dim::Tokens]);
         let positions = graph.u32_input("positions", &[Dim::Tokens]);
         let rows = graph.u32_input("rows", &[Dim::Rows]);
-        let x = decoder.layers(&ids, &positions).gather_rows(&rows);
+        let x = decoder.layers(&ids, &positions, Some(&rows));
         let logits = decoder.final_norm(&x).linear(&decoder.lm_head(), None);
         let plan = Plan::compile(
             &graph,

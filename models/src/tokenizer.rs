@@ -53,6 +53,13 @@ pub struct Tokenizer {
     config: Value,
 }
 
+/// What is read of a `tokenizer.json` beside the library: not the vocabulary, which is most of it.
+#[derive(serde::Deserialize)]
+struct Parts {
+    #[serde(default)]
+    decoder: Value,
+}
+
 struct Added {
     content: String,
     special: bool,
@@ -83,9 +90,9 @@ impl Tokenizer {
     /// former in errors.
     pub fn from_json(json: String, config: Value, path: &Path) -> Result<Tokenizer> {
         let fail = |e: &dyn std::fmt::Display| Error::file(path, format!("not a tokenizer: {e}"));
-        let parsed: Value = serde_json::from_str(&json).map_err(|e| fail(&e))?;
+        let parsed: Parts = serde_json::from_str(&json).map_err(|e| fail(&e))?;
         let inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| fail(&e))?;
-        let spelling = spelling(&parsed["decoder"])
+        let spelling = spelling(&parsed.decoder)
             .map_err(|kind| Error::unsupported(path, format!("decoder {kind:?} is not supported")))?;
         let added: HashMap<u32, Added> = inner
             .get_added_tokens_decoder()

@@ -208,8 +208,9 @@ impl Trainer {
         Ok(self.passes.len() - 1)
     }
 
-    /// Adds the gradient of the objective on `batch` to the buffers and returns its loss. Tokens of weight 0 cost
-    /// nothing in the head and output 0.
+    /// Adds the gradient of the objective on `batch` to the buffers and returns its loss. Tokens of weight 0
+    /// output 0; those behind a sequence's last scored token cost nothing, the others nothing behind the last layer's
+    /// attention.
     ///
     /// # Errors
     /// If the batch is larger than the trainer, its arrays don't fit, or the objective is not this head's.
@@ -290,7 +291,7 @@ pub fn logits(
     let decoder = Decoder::new(&g, config, Head::Policy, Keys::Batch, causal, t);
     let ids = g.u32_input("ids", &[Dim::Tokens]);
     let positions = g.u32_input("positions", &[Dim::Tokens]);
-    let x = decoder.final_norm(&decoder.layers(&ids, &positions));
+    let x = decoder.final_norm(&decoder.layers(&ids, &positions, None));
     let logits = x.linear(&decoder.lm_head(), None);
     let bf16 = precision == Precision::Bf16;
     let mut plan = Plan::compile(&g, &[&logits], Options { tokens: t, rows: 0, bf16 })?;

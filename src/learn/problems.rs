@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::batches::Sequence;
@@ -174,7 +175,7 @@ impl<'a> Traces<'a> {
     /// If a trace cannot be encoded or is too long.
     pub fn of_step(&self, step: usize, limit: usize) -> Result<Vec<Sequence>, Error> {
         let size = self.config.sft.batch_size;
-        (step * size..(step + 1) * size).map(|n| self.trace(n, limit)).collect()
+        (step * size..(step + 1) * size).into_par_iter().map(|n| self.trace(n, limit)).collect()
     }
 
     fn trace(&self, n: usize, limit: usize) -> Result<Sequence, Error> {

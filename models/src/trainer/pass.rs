@@ -1,7 +1,9 @@
 //! One objective compiled: the decoder's forward pass, the loss, and its gradients, run on packed sequences.
 //!
-//! Inside, a row predicts the token after it; outside, everything is aligned with the token itself (see [`TrainBatch`]).
-//! This file does the shift, into buffers that it keeps: running a pass again allocates nothing.
+//! Inside, a row predicts the token after it, and what no scored token depends on is left out: the tokens behind a
+//! sequence's last scored one, and behind the last layer's attention all rows that predict none. Outside, everything is
+//! aligned with the token itself (see [`TrainBatch`]). This file does the shift, into buffers that it keeps: running a pass
+//! again allocates nothing.
 
 use toolsmith_graphs::{
     Bindings, Dim, Graph, Options, Params, Plan, Segment, Tensor,
@@ -19,23 +21,31 @@ use crate::{
     weights::Precision,
 };
 
-/// A compiled objective: outputs are the per-row numbers `[t]` and, with an objective, the loss.
+/// A compiled objective: outputs are the numbers of the scored tokens and, with an objective, the loss.
 pub(super) struct Pass {
     pub plan: Plan,
     ids: U32Input,
     positions: U32Input,
+    predicting: U32Input,
     targets: Option<U32Input>,
     inv_temperature: Option<F32Input>,
     weights: Option<F32Input>,
     columns: Vec<F32Input>,
     rows: Rows,
+    loss: f64,
 }
 
-/// A batch as the plan reads it, a row for the token before the one it speaks of.
+/// A batch as the plan reads it.
 #[derive(Default)]
 struct Rows {
+    /// The tokens run.
+    ids: Vec<u32>,
     segments: Vec<Segment>,
     positions: Vec<u32>,
+    /// Those before scored tokens, by their place among the tokens run.
+    predicting: Vec<u32>,
+    /// Scored tokens, by their place in the batch, and what is known of them.
+    scored: Vec<usize>,
     targets: Vec<u32>,
     weights: Vec<f32>,
     columns: Vec<Vec<f32>>,
@@ -57,17 +67,18 @@ impl Pass {
         let decoder = Decoder::new(&g, config, head, Keys::Batch, true, options.max_tokens);
         let ids = g.u32_input("ids", &[Dim::Tokens]);
         let positions = g.u32_input("positions", &[Dim::Tokens]);
-        let x = decoder.final_norm(&decoder.layers(&ids, &positions));
+        let rows = g.u32_input("rows", &[Dim::Rows]);
+        let x = decoder.final_norm(&decoder.layers(&ids, &positions, Some(&rows)));
         let outputs = match head {
             Head::Policy => {
-                let targets = g.u32_input("targets", &[Dim::Tokens]);
+                let targets = g.u32_input("targets", &[Dim::Rows]);
                 let inv_temperature = g.f32_input("inv_temperature", &[]);
                 x.token_logprob(&decoder.lm_head(), &targets, &inv_temperature)
             }
-            Head::Value => x.linear(&decoder.param(VALUE_HEAD), None).reshape(&[Dim::Tokens]),
+            Head::Value => x.linear(&decoder.param(VALUE_HEAD), None).reshape(&[Dim::Rows]),
         };
         let loss = objective.map(|objective| {
-            let column = |name: &str| g.f32_input(name, &[Dim::Tokens]);
+            let column = |name: &str| g.f32_input(name, &[Dim::Rows]);
             let weights = column("weights");
             let loss = objective_loss(objective, &outputs, &weights, column);
             g.differentiate(&loss, &[], DiffOptions { recompute });
@@ -75,12 +86,14 @@ impl Pass {
         });
         let wanted: Vec<&Tensor> = [&outputs].into_iter().chain(&loss).collect();
         let bf16 = options.precision == Precision::Bf16;
-        let plan = Plan::compile(&g, &wanted, Options { tokens: options.max_tokens, rows: 0, bf16 })?;
+        let tokens = options.max_tokens;
+        let plan = Plan::compile(&g, &wanted, Options { tokens, rows: tokens, bf16 })?;
         let names = objective.map_or(&[][..], column_names);
         let columns = objective.map_or(0, Objective::columns);
         Ok(Self {
             ids: plan.u32_input("ids")?,
             positions: plan.u32_input("positions")?,
+            predicting: plan.u32_input("rows")?,
             targets: plan.u32_input("targets").ok(),
             inv_temperature: plan.f32_input("inv_temperature").ok(),
             weights: plan.f32_input("weights").ok(),
@@ -90,6 +103,7 @@ impl Pass {
                 .collect::<std::result::Result<_, _>>()?,
             plan,
             rows: Rows::default(),
+            loss: 0.0,
         })
     }
 
@@ -101,7 +115,7 @@ impl Pass {
 
     /// The last run of a pass with an objective.
     pub fn output(&self) -> TrainOutput<'_> {
-        TrainOutput { loss: self.plan.output(1)[0].into(), outputs: &self.rows.outputs }
+        TrainOutput { loss: self.loss, outputs: &self.rows.outputs }
     }
 
     /// Runs the pass, adding to `grads` if it has an objective, and returns what it computed for each token `[t]`.
@@ -112,14 +126,21 @@ impl Pass {
         batch: &TrainBatch,
         inv_temperature: f32,
     ) -> Result<&[f32]> {
+        let objective = grads.is_some();
+        self.loss = 0.0;
         self.rows.fill(batch, self.columns.len());
-        let Rows { segments, positions, targets, weights, columns, outputs } = &mut self.rows;
+        if self.rows.scored.is_empty() {
+            return Ok(&self.rows.outputs);
+        }
+        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns, outputs } =
+            &mut self.rows;
         let temperature = [inv_temperature];
-        let mut b = Bindings::new(batch.tokens.len(), 0)
+        let mut b = Bindings::new(ids.len(), predicting.len())
             .params(params)
             .segments(segments)
-            .u32(self.ids, &batch.tokens)
-            .u32(self.positions, positions);
+            .u32(self.ids, ids)
+            .u32(self.positions, positions)
+            .u32(self.predicting, predicting);
         if let Some(grads) = grads {
             b = b.grads(grads);
         }
@@ -138,48 +159,55 @@ impl Pass {
         let plan = &mut self.plan;
         // Inside the pool once, rather than entering it for every kernel.
         rayon::scope(|_| plan.run(&mut b))?;
-        batch.to_tokens(self.plan.output(0), outputs);
+        scored.iter().zip(self.plan.output(0)).for_each(|(&i, &x)| outputs[i] = x);
+        if objective {
+            self.loss = self.plan.output(1)[0].into();
+        }
         Ok(outputs)
     }
 }
 
 impl Rows {
     fn fill(&mut self, batch: &TrainBatch, columns: usize) {
-        pack(&batch.lens, &mut self.segments, &mut self.positions);
-        // A token of weight 0 is no target: the head skips its row.
-        let target = |i: usize| if batch.weights[i] == 0.0 { u32::MAX } else { batch.tokens[i] };
-        batch.to_rows(target, u32::MAX, &mut self.targets);
-        batch.to_rows(|i| batch.weights[i], 0.0, &mut self.weights);
+        self.clear();
+        let mut start = 0;
+        for &len in &batch.lens {
+            let first = self.ids.len();
+            let mut run = 0;
+            for i in (1..len).filter(|i| batch.weights[start + i] != 0.0) {
+                self.scored.push(start + i);
+                self.predicting.push((first + i - 1) as u32);
+                run = i;
+            }
+            if run > 0 {
+                self.ids.extend_from_slice(&batch.tokens[start..start + run]);
+                self.segments.push(Segment::whole(first as u32, run as u32));
+                self.positions.extend(0..run as u32);
+            }
+            start += len;
+        }
+        let scored = &self.scored;
+        self.targets.extend(scored.iter().map(|&i| batch.tokens[i]));
+        self.weights.extend(scored.iter().map(|&i| batch.weights[i]));
         self.columns.resize_with(columns, Vec::new);
         for (rows, column) in self.columns.iter_mut().zip(&batch.columns) {
-            batch.to_rows(|i| column[i], 0.0, rows);
+            rows.clear();
+            rows.extend(scored.iter().map(|&i| column[i]));
         }
+        self.outputs.resize(batch.tokens.len(), 0.0);
+    }
+
+    fn clear(&mut self) {
+        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns: _, outputs } =
+            self;
+        [ids, positions, predicting, targets].into_iter().for_each(Vec::clear);
+        [weights, outputs].into_iter().for_each(Vec::clear);
+        segments.clear();
+        scored.clear();
     }
 }
 
 impl TrainBatch {
-    /// From token alignment to row alignment: row i gets what belongs to token i + 1 of its sequence, and a
-    /// sequence's last row `last`.
-    fn to_rows<T: Copy>(&self, token: impl Fn(usize) -> T, last: T, rows: &mut Vec<T>) {
-        rows.clear();
-        for &len in &self.lens {
-            let at = rows.len();
-            rows.extend((at + 1..at + len).map(&token));
-            rows.push(last);
-        }
-    }
-
-    /// Back: token i + 1 gets what row i computed, a sequence's first token 0; so does a token of weight 0.
-    fn to_tokens(&self, rows: &[f32], tokens: &mut Vec<f32>) {
-        tokens.clear();
-        for &len in &self.lens {
-            let at = tokens.len();
-            tokens.push(0.0);
-            tokens.extend_from_slice(&rows[at..at + len - 1]);
-        }
-        tokens.iter_mut().zip(&self.weights).filter(|(_, w)| **w == 0.0).for_each(|(t, _)| *t = 0.0);
-    }
-
     /// Compares the lengths with each other and with the trainer.
     pub(super) fn check(&self, columns: usize, options: &TrainerOptions) -> Result<()> {
         let t = self.tokens.len();
