@@ -34,6 +34,8 @@ pub struct Args {
 /// # Errors
 /// Bad input before anything is sampled; what goes wrong on the way; Ctrl-C.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    let mut first = None;
     let mut config = args.inference.load()?;
     if args.inference.config.is_none() && !args.inference.sets("rollout.temperature") {
         config.rollout.temperature = 0.0;
@@ -66,6 +68,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut written = Ok(());
     let start = Instant::now();
     let reply = agent.run(&prompt, |event| {
+        first.get_or_insert_with(|| begun.elapsed());
         if written.is_ok() {
             written = transcript.event(&event);
         }
@@ -89,6 +92,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let rate = tokens as f64 / seconds;
     let end = serde_json::to_value(reply.end())?;
     let end = end.as_str().unwrap_or_default().replace('_', " ");
-    writeln!(io::stderr(), "{tokens} tokens in {seconds:.1} s ({rate:.1} tok/s), {calls}, ended by {end}")?;
+    let first =
+        first.map_or(String::new(), |t| format!(", the first {:.2} s after the start", t.as_secs_f64()));
+    writeln!(
+        io::stderr(),
+        "{tokens} tokens in {seconds:.1} s ({rate:.1} tok/s){first}, {calls}, ended by {end}"
+    )?;
     Ok(ExitCode::SUCCESS)
 }

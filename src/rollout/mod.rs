@@ -30,7 +30,6 @@ pub use trajectory::{EndReason, Source, Token, ToolCall, Trajectory};
 use crate::config::{Dialect, RolloutConfig};
 use crate::rng::Rng;
 use dialect::{Form, Found, Turn, Wrapper};
-use rayon::prelude::*;
 use scheduler::{Limits, Plan, Scheduler};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -192,6 +191,8 @@ pub struct RolloutStats {
     pub wall_s: f64,
     /// Seconds in which no sequence could compute because all waited for tools.
     pub decode_idle_s: f64,
+    /// Waits that these seconds are made of, each for at least one answer or until the loop looked up.
+    pub idle_waits: usize,
 }
 
 /// Samples every request and returns the trajectories in the order of the requests, samples ascending.
@@ -228,6 +229,7 @@ pub fn rollout(
                 let idle = Instant::now();
                 run.take_answers(TICK)?;
                 run.stats.decode_idle_s += idle.elapsed().as_secs_f64();
+                run.stats.idle_waits += 1;
             }
             continue;
         }
@@ -371,12 +373,7 @@ impl<'a> Run<'a> {
         let ready: Vec<usize> = plan.work.iter().filter(|w| w.logits).map(|w| w.sequence).collect();
         let draw = |&id: &usize| self.sequences[id].rng.unit_at(self.sequences[id].drawn);
         let draws: Vec<f64> = ready.iter().map(draw).collect();
-        let sampling = self.sampling;
-        let choices: Vec<Option<Choice>> = draws
-            .par_iter()
-            .zip(logits.par_chunks_exact(vocab))
-            .map(|(&u, row)| sampling.choose(row, u))
-            .collect();
+        let choices = self.sampling.choose_all(logits, vocab, &draws);
         for (id, choice) in ready.into_iter().zip(choices) {
             let t = &self.sequences[id].trajectory;
             let choice = choice.ok_or(Error::Diverged { problem: t.problem, sample: t.sample })?;

@@ -1,6 +1,7 @@
 use super::testing::{Ascii, Scripted, Shuffled, says};
 use super::*;
 use crate::rng::philox;
+use std::cell::RefCell;
 
 fn config() -> RolloutConfig {
     RolloutConfig { max_turns: 2, max_completion_length: 40, max_tool_output: 32, ..Default::default() }
@@ -288,4 +289,58 @@ fn bad_requests_and_bad_weights() {
     );
     let (t, stats) = run("0123456789abcdef").unwrap();
     assert_eq!((t[0].end, t[0].tokens.len(), stats.prompts_too_long), (EndReason::ContextFull, 16, 1));
+}
+
+/// Answers a call after it was asked for it `asks` times in passing, or when the loop waits, which takes `pause`.
+struct Slow {
+    waiting: RefCell<Vec<(u64, usize)>>,
+    asks: usize,
+    pause: Duration,
+}
+
+impl ToolPool for Slow {
+    fn submit(&self, id: u64, _: Call, _: Option<Session>) -> Result<(), Error> {
+        self.waiting.borrow_mut().push((id, self.asks));
+        Ok(())
+    }
+
+    fn poll(&self, wait: Duration) -> Result<Option<Answer>, Error> {
+        let mut waiting = self.waiting.borrow_mut();
+        let Some((_, left)) = waiting.first_mut() else { return Ok(None) };
+        if wait.is_zero() && *left > 0 {
+            *left -= 1;
+            return Ok(None);
+        }
+        if !wait.is_zero() {
+            std::thread::sleep(self.pause);
+        }
+        let (id, _) = waiting.remove(0);
+        Ok(Some(Answer { id, output: ok("1"), session: None }))
+    }
+}
+
+#[test]
+fn idle_is_the_time_in_which_all_wait_for_tools() {
+    let pause = Duration::from_millis(3);
+    let run = |prompts: &[&str], asks| {
+        let text = Ascii::with_tags();
+        let [mut short, mut long] =
+            [("Q", &["<code>1</code>", "done"][..]), ("P", &["a long text that calls nothing at all"][..])]
+                .map(|(prompt, turns)| says(text, prompt, turns));
+        let mut model = Scripted::new(4, 64, 400, move |kv: &[u32], row: &mut [f32]| match kv[0] as u8 {
+            b'Q' => short(kv, row),
+            _ => long(kv, row),
+        });
+        let pool = Slow { waiting: RefCell::default(), asks, pause };
+        let requests: Vec<Request> = prompts.iter().enumerate().map(|(i, p)| request(i, p, 0..1)).collect();
+        let mut go = |_: Event| Control::Continue;
+        rollout(&mut model, &text, Some(&pool), &requests, &config(), &mut go).unwrap().1
+    };
+    // One waits, the other computes all the while: the loop only asks in passing.
+    let stats = run(&["Q", "P"], 10);
+    assert_eq!((stats.tool_calls, stats.idle_waits, stats.decode_idle_s), (1, 0, 0.0));
+    // All three wait; each that is answered goes to its end before the loop waits for the next.
+    let stats = run(&["Q", "Q", "Q"], usize::MAX);
+    assert_eq!((stats.tool_calls, stats.idle_waits), (3, 3));
+    assert!(stats.decode_idle_s >= 3.0 * pause.as_secs_f64() && stats.decode_idle_s <= stats.wall_s);
 }
