@@ -1,9 +1,10 @@
 //! Luminal's primitives as kernels: strided loops with broadcast, axes merged where all operands allow it.
 
-use rayon::prelude::*;
-
 use crate::{
-    cpu::Mat,
+    cpu::{
+        Mat,
+        par::{self, Parts},
+    },
     expr::{Binary, Node, Unary, View},
     graph::Primitive,
     ops::{Io, Kernel, Value, Work},
@@ -11,10 +12,8 @@ use crate::{
     tensor::Tensor,
 };
 
-/// Elements from which a loop is worth dividing between threads.
-const PARALLEL: usize = 1 << 18;
-/// Elements a task takes at once.
-const CHUNK: usize = 1 << 14;
+/// Elements that a task takes at least.
+const CHUNK: usize = 1 << 12;
 /// Most axes luminal's trackers have.
 const AXES: usize = 6;
 
@@ -186,12 +185,11 @@ impl<const N: usize> Axes<N> {
 }
 
 fn map(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
-    let chunk = |(y, x): (&mut [f32], &[f32])| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
-    if y.len() < PARALLEL {
-        chunk((y, x));
-    } else {
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(chunk);
-    }
+    let (n, y) = (y.len(), Parts::new(y));
+    par::ranges(n, n, CHUNK, |r| {
+        // SAFETY: tasks take different ranges.
+        unsafe { y.get(r.clone()) }.iter_mut().zip(&x[r]).for_each(|(y, &x)| *y = f(x));
+    });
 }
 
 fn zip(axes: Axes<2>, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
@@ -209,22 +207,22 @@ fn zip(axes: Axes<2>, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) 
         (0, 1) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a[0], b)),
         _ => y.iter_mut().enumerate().for_each(|(i, y)| *y = f(a[i * sa], b[i * sb])),
     };
+    let (len, y) = (y.len(), Parts::new(y));
     if axes.n <= 1 {
-        if y.len() < PARALLEL {
-            return row(y, a, b);
+        par::ranges(len / 4, len, CHUNK, |r| {
+            // SAFETY: tasks take different ranges.
+            row(unsafe { y.get(r.clone()) }, &a[r.start * sa..], &b[r.start * sb..]);
+        });
+        return;
+    }
+    par::ranges(len / 4, len / n, CHUNK.div_ceil(n), |r| {
+        // SAFETY: as above.
+        let rows = unsafe { y.get(r.start * n..r.end * n) }.chunks_mut(n);
+        for (r, y) in r.zip(rows) {
+            let [oa, ob] = axes.offsets(r);
+            row(y, &a[oa..], &b[ob..]);
         }
-        let part = |(i, y): (usize, &mut [f32])| row(y, &a[i * CHUNK * sa..], &b[i * CHUNK * sb..]);
-        return y.par_chunks_mut(CHUNK).enumerate().for_each(part);
-    }
-    let rows = |(r, y): (usize, &mut [f32])| {
-        let [oa, ob] = axes.offsets(r);
-        row(y, &a[oa..], &b[ob..]);
-    };
-    if y.len() < PARALLEL {
-        y.chunks_mut(n).enumerate().for_each(rows);
-    } else {
-        y.par_chunks_mut(n).enumerate().for_each(rows);
-    }
+    });
 }
 
 fn copy(axes: Axes<1>, x: &[f32], y: &mut [f32]) {
