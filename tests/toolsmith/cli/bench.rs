@@ -110,7 +110,7 @@ fn graph_lists_and_draws_a_plan() {
     let svg = dir.path().join("plan.svg");
     let drawn = ["--svg", svg.to_str().unwrap()];
     for (phase, words) in [
-        ("prefill", &["cached_attention", "24×64→64", "norm+linear+rope q k v ", "× ", "total"][..]),
+        ("prefill", &["cached_attention", "24×64", "norm+linear+rope q k v ", "× ", "total"][..]),
         ("decode", &["cached_attention", "1×64", "bf16"]),
         ("train", &["attention_backward", "token_logprob_backward", "optimizer", "adamw"]),
     ] {
