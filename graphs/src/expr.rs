@@ -2,7 +2,7 @@
 //!
 //! One IR for every backend: the CPU evaluates it in blocks that stay in the first-level cache ([`crate::cpu`]), a device prints
 //! it as source. Operations are luminal's elementwise primitives; how a load broadcasts is its view. Sums of an expression belong
-//! to the kernel around it, [`crate::ops::FusedElementwise`].
+//! to the kernel around it.
 
 use std::fmt::{self, Display};
 
