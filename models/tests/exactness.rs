@@ -135,6 +135,40 @@ fn a_shared_prefix_is_as_good_as_a_prefill() {
     assert_eq!(copied, bound.forward(&batch).unwrap());
 }
 
+/// 160 positions take 3 blocks of 64; a block is 2 layers of keys and values for 2 heads of 16 in bf16: 16,384 bytes.
+#[test]
+fn kv_memory_bounds_the_blocks_and_a_full_cache_is_an_error() {
+    let model = Model::new("llama", true, Precision::Bf16, Head::Policy);
+    let engine = |kv_memory| {
+        let options = EngineOptions { kv_memory: Some(kv_memory), ..model.options(3) };
+        Engine::new(&model.config, options)
+    };
+    let Err(small) = engine(2 * 16_384) else { panic!("two blocks do not hold a context") };
+    assert_eq!(
+        small.to_string(),
+        "kv_memory of 1 MB holds 2 blocks of 64 positions; a context of 160 takes 3: give it 1 MB or lower max_context"
+    );
+    let (weights, prompt) = (model.state.weights(), tokens(130, 6));
+    let mut engine = engine(4 * 16_384).unwrap();
+    let mut bound = engine.bind(&weights);
+    let mut batch = Batch::default();
+    batch.push(0, 0, &prompt, true);
+    let alone = bound.forward(&batch).unwrap().to_vec();
+    // What they share is held once; the block in which they part does not fit for three.
+    bound.kv().share(0, 1, 129);
+    bound.kv().share(0, 2, 129);
+    batch.clear();
+    batch.push(1, 129, &prompt[129..], true);
+    assert_eq!(bound.forward(&batch).unwrap(), alone);
+    batch.clear();
+    batch.push(2, 129, &prompt[129..], true);
+    let full = bound.forward(&batch).unwrap_err();
+    let text = "the KV cache is full: 1 more blocks of 64 positions are needed, 0 are free";
+    assert_eq!(full.to_string(), text);
+    bound.kv().release(1);
+    assert_eq!(bound.forward(&batch).unwrap(), alone);
+}
+
 #[test]
 fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
     for precision in [Precision::Bf16, Precision::F32] {

@@ -2,6 +2,8 @@ use super::testing::{Ascii, Scripted, Shuffled, says};
 use super::*;
 use crate::rng::philox;
 use std::cell::RefCell;
+use std::time::Duration;
+use toolsmith_sandbox::Session;
 
 fn config() -> RolloutConfig {
     RolloutConfig { max_turns: 2, max_completion_length: 40, max_tool_output: 32, ..Default::default() }
