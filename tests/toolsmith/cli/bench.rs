@@ -110,9 +110,9 @@ fn graph_lists_and_draws_a_plan() {
     let svg = dir.path().join("plan.svg");
     let drawn = ["--svg", svg.to_str().unwrap()];
     for (phase, words) in [
-        ("prefill", &["cached_attention", "24×64", "norm+linear+rope q k v ", "× ", "total"][..]),
+        ("prefill", &["cached_attention", "24×64", "norm+linear+rope q k v ", "total"][..]),
         ("decode", &["cached_attention", "1×64", "bf16"]),
-        ("train", &["attention_backward", "token_logprob_backward", "optimizer", "adamw"]),
+        ("train", &["attention_backward", "token_logprob_backward", "optimizer", "adamw", "2 × "]),
     ] {
         let output = on(&model, "graph", &[&["--phase", phase, "--prompt", "24"], &drawn[..]].concat());
         let stdout = printed(&output);
@@ -126,7 +126,9 @@ fn graph_lists_and_draws_a_plan() {
         assert!(!printed(&f32).contains(" bf16 "), "{}", printed(&f32));
         let all = on(&model, "graph", &["--phase", phase, "--prompt", "24", "--all"]);
         let all = printed(&all);
-        assert!(all.lines().count() > stdout.lines().count(), "every layer is there:\n{all}");
+        // Two layers repeat only where the last one computes all rows.
+        let folded = all.lines().count() - stdout.lines().count();
+        assert_eq!(folded > 0, phase == "train", "every layer is there:\n{all}");
         let steps: usize = all
             .lines()
             .filter_map(|l| l.split_once(" steps, "))
