@@ -1,9 +1,12 @@
 //! The sampler and the trainer compute one number: bit for bit, whatever shares the batch.
 
+mod packed;
+
+use packed::packed;
 use toolsmith_graphs::cpu;
 use toolsmith_models::{
     Error,
-    batch::{Batch, Decode, Objective, PolicyLoss, TrainBatch},
+    batch::{Batch, Decode, Objective, PolicyLoss},
     config::ModelConfig,
     engine::{Engine, EngineOptions},
     live::TrainingState,
@@ -63,16 +66,6 @@ impl Model {
     fn options(&self, slots: usize) -> EngineOptions {
         let precision = self.precision;
         EngineOptions { slots, max_context: 160, max_batch_tokens: 320, kv_memory: None, precision }
-    }
-}
-
-fn packed(sequences: &[Vec<u32>]) -> TrainBatch {
-    let tokens = sequences.concat();
-    TrainBatch {
-        weights: vec![1.0 / tokens.len() as f32; tokens.len()],
-        lens: sequences.iter().map(Vec::len).collect(),
-        tokens,
-        columns: vec![],
     }
 }
 

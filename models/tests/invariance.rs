@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestError, TestRunner};
 use toolsmith_graphs::cpu;
 use toolsmith_models::{
-    batch::{Batch, Decode, Objective, TrainBatch},
+    batch::{Batch, Decode, Objective},
     config::ModelConfig,
     convert::ModelSource,
     engine::{Engine, EngineOptions},
@@ -21,6 +21,9 @@ use toolsmith_models::{
 };
 
 mod common;
+mod packed;
+
+use packed::packed;
 
 /// A model, and text for it.
 struct Subject {
@@ -85,16 +88,6 @@ impl Case {
 
 fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
-}
-
-fn packed(sequences: &[Vec<u32>]) -> TrainBatch {
-    let tokens = sequences.concat();
-    TrainBatch {
-        weights: vec![1.0 / tokens.len() as f32; tokens.len()],
-        lens: sequences.iter().map(Vec::len).collect(),
-        tokens,
-        columns: vec![],
-    }
 }
 
 impl Subject {
