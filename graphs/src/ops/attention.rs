@@ -1,8 +1,9 @@
 //! Grouped-query attention over packed segments, causal or bidirectional.
 //!
-//! The training form attends within the batch; the cached form first stores the batch's keys and values in the KV cache
-//! bound at run time and attends over the sequence's whole past there. Both run one kernel with one order of summation,
-//! and in bf16 mode both round keys and values to bf16, so that a token's output is the same bits either way.
+//! The training form attends within the batch, where a segment may follow the beginning of another ([`Segment::after`]); the
+//! cached form first stores the batch's keys and values in the KV cache bound at run time and attends over the sequence's whole
+//! past there. Both run one kernel with one order of summation, and in bf16 mode both round keys and values to bf16, so that a
+//! token's output is the same bits either way.
 
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ impl AttentionShape {
 
 /// `q[t, heads · d]`, `k[t, kv · d]`, `v[t, kv · d]`, segments, `positions[t]` → `[t, heads · d]`, log-sum-exps `[t, heads]`.
 ///
-/// The kernel knows positions from the segments; the decomposition needs both.
+/// The kernel knows positions from the segments; the decomposition needs both, and holds for segments without a past.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention(pub AttentionShape);
 

@@ -41,7 +41,7 @@ fn packed(lengths: &[usize]) -> Vec<Segment> {
     each.collect()
 }
 
-fn run(qkv: [&[f32]; 3], bf: bool, segs: &[Segment], a: &Attention) -> (Vec<f32>, Vec<f32>) {
+pub fn run(qkv: [&[f32]; 3], bf: bool, segs: &[Segment], a: &Attention) -> (Vec<f32>, Vec<f32>) {
     let [q, k, v] = qkv;
     let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / a.head_dim]);
     let mut buf = scratch(attention_scratch(a, lse.len() / a.heads, bf));
@@ -49,7 +49,25 @@ fn run(qkv: [&[f32]; 3], bf: bool, segs: &[Segment], a: &Attention) -> (Vec<f32>
     (out, lse)
 }
 
-fn shapes() -> Vec<(Attention, Vec<usize>)> {
+/// `dq`, `dk`, `dv`; rows of no segment are NaN.
+pub fn backward(
+    qkv: [&[f32]; 3],
+    bf: bool,
+    (out, lse): (&[f32], &[f32]),
+    dout: &[f32],
+    segs: &[Segment],
+    a: &Attention,
+) -> [Vec<f32>; 3] {
+    let [q, k, v] = qkv;
+    let mut grads = qkv.map(|x| vec![f32::NAN; x.len()]);
+    let [dq, dk, dv] = &mut grads;
+    let mut buf = scratch(attention_backward_scratch(a, lse.len() / a.heads));
+    let saved = AttentionSaved { q, k, v, out, lse };
+    attention_backward(&saved, bf, dout, segs, a, AttentionGrads { dq, dk, dv }, &mut buf.get());
+    grads
+}
+
+pub fn shapes() -> Vec<(Attention, Vec<usize>)> {
     let a = |heads, kv_heads, head_dim, causal| {
         let scale = 1.0 / (head_dim as f32).sqrt();
         Attention { heads, kv_heads, head_dim, causal, scale }
@@ -97,12 +115,7 @@ fn backward_matches_finite_differences() {
                 let (q, k, v) = (rng.vec(t * a.heads * a.head_dim), rng.vec(t * width), rng.vec(t * width));
                 let dout = rng.vec(q.len());
                 let (out, lse) = run([&q, &k, &v], bf, &segs, &a);
-                let (mut dq, mut dk, mut dv) =
-                    (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
-                let mut buf = scratch(attention_backward_scratch(&a, t));
-                let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
-                let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-                attention_backward(&saved, bf, &dout, &segs, &a, grads, &mut buf.get());
+                let grads = backward([&q, &k, &v], bf, (&out, &lse), &dout, &segs, &a);
                 let inputs = [rounded(&q, bf), rounded(&k, bf), rounded(&v, bf)];
                 let dots: Vec<f64> = dout.iter().map(|&x| x as f64).collect();
                 let loss = |x: &[Vec<f64>; 3]| {
@@ -110,7 +123,7 @@ fn backward_matches_finite_differences() {
                     out.iter().zip(&dots).map(|(a, b)| a * b).sum::<f64>()
                 };
                 let (mut got, mut want) = (vec![], vec![]);
-                for (which, grad) in [&dq, &dk, &dv].into_iter().enumerate() {
+                for (which, grad) in grads.iter().enumerate() {
                     assert!(grad.iter().all(|x| x.is_finite()));
                     for _ in 0..if t > 100 { 2 } else { 12 } {
                         let i = rng.below(grad.len());

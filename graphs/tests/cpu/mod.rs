@@ -1,4 +1,5 @@
 mod attention;
+mod beginnings;
 mod layers;
 mod linear;
 mod sample;

@@ -1,7 +1,8 @@
 //! Gradients of attention, with the probabilities recomputed from the saved log-sum-exp (Dao, arXiv 2307.08691, §3.1.2).
 //!
-//! One task is one sequence and one key head: it alone writes that head's `dk` and `dv` and its group's `dq`,
-//! so nothing is shared and the order of every sum is that of the blocks.
+//! One task is one *family*, a whole sequence with those after beginnings of it, and one key head: it alone writes that head's
+//! `dk` and `dv` and its group's `dq`, so nothing is shared and the order of every sum is that of the blocks, for keys of the
+//! common beginning first over the whole sequence's queries, then over the others' in their order.
 
 use std::f32::consts::LOG2_E;
 
@@ -9,7 +10,7 @@ use half::bf16;
 
 use super::super::simd::{Elem, L, Simd, exp2, load, multiversion, store};
 use super::tile::{BK, GROUPS, Panel, panel_of_keys, panel_of_rows, product, row_tile, update};
-use super::{Attention, Segment};
+use super::{Attention, Segment, locate};
 use crate::cpu::par::{self, Parts, Shared};
 use crate::cpu::scratch::{Scratch, bytes_of};
 
@@ -49,10 +50,10 @@ pub fn attention_backward_scratch(a: &Attention, t: usize) -> usize {
     bytes_of::<f32>(t * a.heads) + rayon::current_num_threads().max(1) * bytes_of::<u32>(work_units(a))
 }
 
-/// Gradients of [`attention`](super::attention) over whole sequences (`past = 0`), all replaced; `bf16` as there.
+/// Gradients of [`attention`](super::attention) over the segments it was given, all replaced; `bf16` as there.
 ///
 /// # Panics
-/// If a segment has a past, or names rows that are not there.
+/// As [`attention`](super::attention).
 pub fn attention_backward(
     saved: &AttentionSaved,
     bf16: bool,
@@ -78,9 +79,8 @@ fn differentiate<E: Elem>(
     mut scratch: Scratch,
 ) {
     let &AttentionSaved { q, k, v, out, lse } = saved;
-    a.check(q.len(), segs);
+    a.check_batch(q.len(), segs);
     let (t, kv_width) = (q.len() / (a.heads * a.head_dim), a.kv_heads * a.head_dim);
-    assert!(segs.iter().all(|s| s.past == 0), "attention_backward: a segment has a past");
     assert!(
         out.len() == q.len()
             && dout.len() == q.len()
@@ -94,8 +94,10 @@ fn differentiate<E: Elem>(
         // SAFETY: one dot a row of head_dim; tasks write different rows.
         unsafe { row_dots(out.as_ptr(), dout.as_ptr(), parts.as_ptr(), r.start, r.end, a.head_dim) }
     });
-    let tasks = segs.len() * a.kv_heads;
-    let pairs: usize = segs.iter().map(|s| (s.q_len as usize).pow(2)).sum();
+    let is_root = |s: &Segment| (s.past == 0) as usize;
+    let families = segs.iter().map(is_root).sum::<usize>();
+    let tasks = families * a.kv_heads;
+    let pairs: usize = segs.iter().map(|s| s.q_len as usize * s.positions()).sum();
     let unit = work_units(a);
     let stride = bytes_of::<u32>(unit) / size_of::<u32>();
     let lanes =
@@ -104,7 +106,8 @@ fn differentiate<E: Elem>(
     let (dq, dk, dv) = (Parts::new(grads.dq), Parts::new(grads.dk), Parts::new(grads.dv));
     let dots = Shared(dots.as_ptr());
     par::run(lanes, tasks, |lane, task| {
-        let seg = &segs[task / a.kv_heads];
+        let (root, _) = locate(segs, task / a.kv_heads, is_root);
+        let alone = families == segs.len();
         let job = Job {
             q: q.as_ptr(),
             k: k.as_ptr(),
@@ -116,11 +119,11 @@ fn differentiate<E: Elem>(
             dk: dk.as_ptr(),
             dv: dv.as_ptr(),
             a,
-            seg,
+            segs: if alone { &segs[root..=root] } else { &segs[root..] },
             head: task % a.kv_heads,
         };
-        // SAFETY: rows checked above; tasks write different sequences or heads; each lane has its own work.
-        unsafe { sequence::<E>(&job, work.get(lane * stride..lane * stride + unit).as_mut_ptr()) }
+        // SAFETY: rows checked above; tasks write different families or heads; each lane has its own work.
+        unsafe { family::<E>(&job, work.get(lane * stride..lane * stride + unit).as_mut_ptr()) }
     });
 }
 
@@ -149,8 +152,32 @@ struct Job<'a> {
     dk: *mut f32,
     dv: *mut f32,
     a: &'a Attention,
-    seg: &'a Segment,
+    /// The family's whole sequence, then segments of which some may be after beginnings of it.
+    segs: &'a [Segment],
     head: usize,
+}
+
+impl Job<'_> {
+    /// The whole sequence, 0, and those after it, by their places in `segs`.
+    fn members(&self) -> impl Iterator<Item = usize> {
+        let root = self.segs[0].q_start;
+        let after = move |&i: &usize| self.segs[i].past > 0 && self.segs[i].table == root;
+        std::iter::once(0).chain((1..self.segs.len()).filter(after))
+    }
+}
+
+/// A block of keys against a block of queries.
+struct Pair<'a> {
+    /// The queries' segment, their first, their number, and the query head.
+    seg: &'a Segment,
+    query: usize,
+    n: usize,
+    head: usize,
+    /// Keys of the block that the first query sees, were there so many, and how many more each next one does.
+    seen: usize,
+    more: usize,
+    /// Keys in the block.
+    keys: usize,
 }
 
 /// Tiles of one task, in units of 32 bits.
@@ -175,9 +202,9 @@ struct Tiles {
 }
 
 multiversion! {
-    unsafe fn sequence<S, E: Elem>(job: &Job<'_>, work: *mut u32) {
+    unsafe fn family<S, E: Elem>(job: &Job<'_>, work: *mut u32) {
         let a = job.a;
-        let (hd, width, len) = (a.head_dim, a.head_dim.next_multiple_of(L), job.seg.q_len as usize);
+        let (hd, width) = (a.head_dim, a.head_dim.next_multiple_of(L));
         let mut next = work;
         let mut take = |n: usize| {
             let p = next;
@@ -192,56 +219,77 @@ multiversion! {
         };
         let group = a.heads / a.kv_heads;
         let ld = a.kv_heads * hd;
-        for key in (0..len).step_by(BK) {
-            let keys = (len - key).min(BK);
-            let at = (job.seg.q_start as usize + key) * ld + job.head * hd;
-            panel_of_keys::<S, E>(job.k.add(at), ld, keys, hd, t.keys);
-            panel_of_keys::<S, E>(job.v.add(at), ld, keys, hd, t.values);
-            panel_of_rows::<S, E>((job.k.add(at), ld), keys, hd, (t.key_rows, BK / E::R), width);
-            std::slice::from_raw_parts_mut(t.dk, BK * width).fill(0.0);
-            std::slice::from_raw_parts_mut(t.dv, BK * width).fill(0.0);
-            for g in 0..group {
-                let head = job.head * group + g;
-                let first = if a.causal { key } else { 0 };
-                for query in (first..len).step_by(BK) {
-                    let n = (len - query).min(BK);
-                    queries::<S, E>(job, &t, head, query, n);
-                    let visible = |r: usize| if a.causal { (query + r + 1 - key).min(keys) } else { keys };
-                    let row = (job.seg.q_start as usize + query) * a.heads + head;
-                    for r in (0..n).step_by(MR) {
-                        match (n - r).min(MR) {
-                            4 => scores::<S, E, 4>(job, &t, row, r, &visible),
-                            3 => scores::<S, E, 3>(job, &t, row, r, &visible),
-                            2 => scores::<S, E, 2>(job, &t, row, r, &visible),
-                            _ => scores::<S, E, 1>(job, &t, row, r, &visible),
+        for owner in job.members() {
+            let own = &job.segs[owner];
+            for key in (0..own.q_len as usize).step_by(BK) {
+                let keys = (own.q_len as usize - key).min(BK);
+                let at = (own.q_start as usize + key) * ld + job.head * hd;
+                panel_of_keys::<S, E>(job.k.add(at), ld, keys, hd, t.keys);
+                panel_of_keys::<S, E>(job.v.add(at), ld, keys, hd, t.values);
+                panel_of_rows::<S, E>((job.k.add(at), ld), keys, hd, (t.key_rows, BK / E::R), width);
+                std::slice::from_raw_parts_mut(t.dk, BK * width).fill(0.0);
+                std::slice::from_raw_parts_mut(t.dv, BK * width).fill(0.0);
+                for reader in job.members() {
+                    let seg = &job.segs[reader];
+                    // The first query of the segment that sees the block, and how many of its keys.
+                    let (first, seen, more) = match () {
+                        _ if reader == owner && a.causal => (key, 1, 1),
+                        _ if reader == owner => (0, keys, 0),
+                        _ if owner == 0 && seg.past as usize > key => (0, seg.past as usize - key, 0),
+                        _ => continue,
+                    };
+                    for head in job.head * group..(job.head + 1) * group {
+                        for query in (first..seg.q_len as usize).step_by(BK) {
+                            let n = (seg.q_len as usize - query).min(BK);
+                            let seen = seen + more * (query - first);
+                            let pair = Pair { seg, query, n, head, seen, more, keys };
+                            gradients::<S, E>(job, &t, &pair, owner == 0 && key == 0);
                         }
                     }
-                    std::slice::from_raw_parts_mut(t.p.add(n * BK), (BK - n) * BK).fill(0.0);
-                    std::slice::from_raw_parts_mut(t.ds.add(n * BK), (BK - n) * BK).fill(0.0);
-                    turn::<S, E>(t.p, t.turned);
-                    rows_by_panel::<S, E>(t.turned, t.dout_rows, t.dv, width);
-                    turn::<S, E>(t.ds, t.turned);
-                    rows_by_panel::<S, E>(t.turned, t.q_rows, t.dk, width);
-                    add_dq::<S, E>(job, &t, row, n, width, key == 0);
                 }
-            }
-            for r in 0..keys {
-                std::ptr::copy_nonoverlapping(t.dk.add(r * width), job.dk.add(at + r * ld), hd);
-                std::ptr::copy_nonoverlapping(t.dv.add(r * width), job.dv.add(at + r * ld), hd);
+                for r in 0..keys {
+                    std::ptr::copy_nonoverlapping(t.dk.add(r * width), job.dk.add(at + r * ld), hd);
+                    std::ptr::copy_nonoverlapping(t.dv.add(r * width), job.dv.add(at + r * ld), hd);
+                }
             }
         }
     }
 }
 
-/// Packs `n` queries from `query` of a head, and their `dout`.
+/// What a pair of blocks adds to the gradients; `first` if `dq` is not there yet.
 #[inline(always)]
-unsafe fn queries<S: Simd, E: Elem>(job: &Job, t: &Tiles, head: usize, query: usize, n: usize) {
-    // SAFETY: as `sequence`.
+unsafe fn gradients<S: Simd, E: Elem>(job: &Job, t: &Tiles, pair: &Pair, first: bool) {
+    // SAFETY: as `family`.
+    unsafe {
+        let (n, width) = (pair.n, job.a.head_dim.next_multiple_of(L));
+        let row = (pair.seg.q_start as usize + pair.query) * job.a.heads + pair.head;
+        queries::<S, E>(job, t, row, n);
+        for r in (0..n).step_by(MR) {
+            match (n - r).min(MR) {
+                4 => scores::<S, E, 4>(job, t, pair, row, r),
+                3 => scores::<S, E, 3>(job, t, pair, row, r),
+                2 => scores::<S, E, 2>(job, t, pair, row, r),
+                _ => scores::<S, E, 1>(job, t, pair, row, r),
+            }
+        }
+        std::slice::from_raw_parts_mut(t.p.add(n * BK), (BK - n) * BK).fill(0.0);
+        std::slice::from_raw_parts_mut(t.ds.add(n * BK), (BK - n) * BK).fill(0.0);
+        turn::<S, E>(t.p, t.turned);
+        rows_by_panel::<S, E>(t.turned, t.dout_rows, t.dv, width);
+        turn::<S, E>(t.ds, t.turned);
+        rows_by_panel::<S, E>(t.turned, t.q_rows, t.dk, width);
+        add_dq::<S, E>(job, t, row, n, width, first);
+    }
+}
+
+/// Packs `n` queries and their `dout`, the first at row `row` of `lse`.
+#[inline(always)]
+unsafe fn queries<S: Simd, E: Elem>(job: &Job, t: &Tiles, row: usize, n: usize) {
+    // SAFETY: as `family`.
     unsafe {
         let (hd, ld) = (job.a.head_dim, job.a.heads * job.a.head_dim);
         let width = hd.next_multiple_of(L);
-        let at = (job.seg.q_start as usize + query) * ld + head * hd;
-        let (q, dout) = (job.q.add(at), job.dout.add(at));
+        let (q, dout) = (job.q.add(row * hd), job.dout.add(row * hd));
         for r in 0..n {
             row_tile::<S, E>(q.add(r * ld), hd, t.q.add(r * hd / E::R));
             row_tile::<S, E>(dout.add(r * ld), hd, t.dout.add(r * hd / E::R));
@@ -253,14 +301,8 @@ unsafe fn queries<S: Simd, E: Elem>(job: &Job, t: &Tiles, head: usize, query: us
 
 /// Probabilities and score gradients of rows `r..r + M` of a block whose first row of `lse` is `row`.
 #[inline(always)]
-unsafe fn scores<S: Simd, E: Elem, const M: usize>(
-    job: &Job,
-    t: &Tiles,
-    row: usize,
-    r: usize,
-    visible: &impl Fn(usize) -> usize,
-) {
-    // SAFETY: as `sequence`.
+unsafe fn scores<S: Simd, E: Elem, const M: usize>(job: &Job, t: &Tiles, pair: &Pair, row: usize, r: usize) {
+    // SAFETY: as `family`.
     unsafe {
         let units = job.a.head_dim / E::R;
         let keys = |panel: *mut u32| Panel::of_keys(panel, units, std::ptr::null());
@@ -273,8 +315,9 @@ unsafe fn scores<S: Simd, E: Elem, const M: usize>(
         for i in 0..M {
             let at = row + (r + i) * job.a.heads;
             let (lse, dot) = (S::splat(-*job.lse.add(at) * LOG2_E), S::splat(*job.dots.add(at)));
+            let visible = (pair.seen + pair.more * (r + i)).min(pair.keys);
             for v in 0..GROUPS {
-                let shown = visible(r + i).saturating_sub(v * L).min(L);
+                let shown = visible.saturating_sub(v * L).min(L);
                 let p = exp2::<S>(S::fma(score[i][v], power, lse));
                 let p = S::keep(shown, p, S::splat(0.0));
                 let ds = S::mul(S::mul(p, S::sub(dp[i][v], dot)), scale);
@@ -326,7 +369,7 @@ unsafe fn rows_by_panel<S: Simd, E: Elem>(a: *const u32, b: *const u32, sum: *mu
 /// `dq (=, or += unless first) ds · keys` for the `n` queries of a block.
 #[inline(always)]
 unsafe fn add_dq<S: Simd, E: Elem>(job: &Job, t: &Tiles, row: usize, n: usize, width: usize, first: bool) {
-    // SAFETY: as `sequence`; `turned` and the panels of the queries are free by now.
+    // SAFETY: as `family`; `turned` and the panels of the queries are free by now.
     unsafe {
         let (hd, units) = (job.a.head_dim, BK / E::R);
         for r in 0..BK {

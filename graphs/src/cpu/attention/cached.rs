@@ -117,7 +117,7 @@ fn run<E: Elem>(
         let (index, n) = super::locate(segs, task / a.kv_heads, of);
         let (seg, i) = (&segs[index], segs[index].written().start + n);
         // SAFETY: blocks are checked to be there and written by one segment; a task is a head of one block.
-        unsafe { store.rows::<E>(seg, i, table(seg)[i], task % a.kv_heads) };
+        unsafe { store.rows::<E>(seg.new_positions(), seg.q_start, i, table(seg)[i], task % a.kv_heads) };
     });
     // SAFETY: as above; earlier positions were stored by earlier calls.
     unsafe {

@@ -9,6 +9,9 @@
 //! its keys `[4 groups of 16][head_dim][16 keys]`, then one of its values `[keys][head_dim]`, in bf16 with pairs along the sum
 //! interleaved. A cache keeps such blocks for good; without one they are made once a call.
 //!
+//! A batch without a cache may hold a sequence's beginning once for several: a segment's past is then the first rows of a whole
+//! sequence before it. Its queries still get the bits of the sequence run whole.
+//!
 //! In bf16 mode, what is rounded to bf16: `q`, `k`, `v` and the probabilities relative to the running maximum
 //! (`exp(s − max)`, before the division by their unrounded sum); backward also `dout`, the probabilities themselves
 //! and the gradient of the scores. In f32 mode, nothing.
@@ -18,6 +21,8 @@ mod batch;
 mod cached;
 mod forward;
 mod tile;
+
+use std::ops::Range;
 
 use super::par::{self, Parts};
 use super::simd::{Elem, L};
@@ -35,9 +40,10 @@ pub struct Segment {
     pub q_start: u32,
     /// New tokens.
     pub q_len: u32,
-    /// Positions before the first new token, already in the cache.
+    /// Positions before the first new token: in the cache, or without one in the rows from `table` on.
     pub past: u32,
-    /// Where the sequence's blocks begin in the table of blocks, position 0 in the first.
+    /// In a cache, where the sequence's blocks begin in the table of blocks, position 0 in the first. In a batch without one, the
+    /// row of position 0 if there is a past.
     pub table: u32,
 }
 
@@ -47,8 +53,15 @@ impl Segment {
         Segment { q_start, q_len, ..Segment::default() }
     }
 
+    /// The `q_len` tokens from row `q_start` on of a batch without a cache, after the first `past > 0` tokens of the whole sequence
+    /// that begins at row `root`. That sequence, the *root*, stands before this segment and has at least `past` tokens; any number
+    /// of segments may follow after one root, each from where it likes, but none after such a segment. Causal attention only.
+    pub fn after(q_start: u32, q_len: u32, past: u32, root: u32) -> Self {
+        Segment { q_start, q_len, past, table: root }
+    }
+
     /// Rows of `q`.
-    pub fn queries(&self) -> std::ops::Range<usize> {
+    pub fn queries(&self) -> Range<usize> {
         self.q_start as usize..(self.q_start + self.q_len) as usize
     }
 
@@ -57,8 +70,13 @@ impl Segment {
         (self.past + self.q_len) as usize
     }
 
+    /// Of the new tokens.
+    fn new_positions(&self) -> Range<usize> {
+        self.past as usize..self.positions()
+    }
+
     /// Blocks that the new tokens go to, of the sequence's own.
-    fn written(&self) -> std::ops::Range<usize> {
+    fn written(&self) -> Range<usize> {
         self.past as usize / BLOCK..self.positions().div_ceil(BLOCK)
     }
 }
@@ -92,6 +110,20 @@ impl Attention {
         let rows = q / (heads * head_dim);
         assert!(segs.iter().all(|s| s.queries().end <= rows), "attention: {segs:?} of {rows} queries");
     }
+
+    /// Checks the segments of a batch without a cache: their rows don't overlap, and each past is a whole one's beginning.
+    fn check_batch(&self, q: usize, segs: &[Segment]) {
+        self.check(q, segs);
+        let ordered = segs.windows(2).all(|s| s[0].queries().end <= s[1].queries().start);
+        assert!(ordered, "attention: segments are not in order");
+        for (i, seg) in segs.iter().enumerate().filter(|(_, s)| s.past > 0) {
+            assert!(self.causal, "attention: {seg:?} has a past, which only causal attention allows");
+            let begun = segs[..i].partition_point(|s| s.q_start <= seg.table);
+            let root = begun.checked_sub(1).map(|i| segs[i]);
+            let ok = root.is_some_and(|r| r.q_start == seg.table && r.past == 0 && seg.past <= r.q_len);
+            assert!(ok, "attention: the past of {seg:?} is not the beginning of a whole sequence before it");
+        }
+    }
 }
 
 /// Which of the pieces of several segments piece `n` is, if segment s has `of(s)` of them.
@@ -118,17 +150,21 @@ struct Store<'a> {
 unsafe impl Sync for Store<'_> {}
 
 impl Store<'_> {
-    /// Writes the new tokens of a segment that belong to its block `i`, which is block `block` of the layer.
+    /// Writes those of the sequence's `positions`, the rows from `row` on, that belong to its block `i`, which is block `block` of
+    /// the layer.
     ///
     /// # Safety
-    /// The layer has the block, and nobody else uses this head's part of it meanwhile.
-    unsafe fn rows<E: Elem>(&self, seg: &Segment, i: usize, block: u32, head: usize) {
-        let (a, past) = (self.a, seg.past as usize);
+    /// The rows are there, the layer has the block, and nobody else uses this head's part of it meanwhile.
+    unsafe fn rows<E: Elem>(&self, positions: Range<usize>, row: u32, i: usize, block: u32, head: usize) {
+        let a = self.a;
         let ld = a.kv_heads * a.head_dim;
-        let (first, last) = (past.max(i * BLOCK), seg.positions().min((i + 1) * BLOCK));
-        let at = (seg.q_start as usize + first - past) * ld + head * a.head_dim;
+        let (first, last) = (positions.start.max(i * BLOCK), positions.end.min((i + 1) * BLOCK));
+        if first >= last {
+            return;
+        }
+        let at = (row as usize + first - positions.start) * ld + head * a.head_dim;
         let part = a.block_units(E::R == 2) / a.kv_heads;
-        // SAFETY: rows of queries are checked, and keys have as many; the block is the caller's.
+        // SAFETY: rows and block are the caller's.
         unsafe {
             let dst = self.units.add((block as usize * a.kv_heads + head) * part);
             let (k, v) = (self.k.as_ptr().add(at), self.v.as_ptr().add(at));
@@ -178,7 +214,7 @@ unsafe fn attend<'b, E: Elem>(
         {
             for i in seg.written() {
                 // SAFETY: this is the only task of this segment and head; others have other blocks.
-                unsafe { store.rows::<E>(seg, i, blocks[i], head) };
+                unsafe { store.rows::<E>(seg.new_positions(), seg.q_start, i, blocks[i], head) };
             }
         }
         let job = forward::Job {
