@@ -11,10 +11,12 @@ use half::bf16;
 use super::elementwise::{add_at, swiglu_at};
 use super::gemm::{Cut, Nt, nt};
 use super::norm::{RmsNorm, head_norms, norm_rows};
+use super::outer::{COLUMNS, units};
 use super::pack::{convert, stride};
 use super::par::{self, Parts, Shared};
 use super::rope::{RopeTable, rope_row};
 use super::scratch::{Plain, Scratch, bytes_of};
+use super::short;
 use super::simd::Elem;
 use super::{Mat, Operand};
 
@@ -22,6 +24,8 @@ use super::{Mat, Operand};
 const BLOCK: usize = 32 * 1024;
 /// Columns a task's share is a multiple of.
 const UNIT: usize = 16;
+/// Rows of a task whose products read panels: they stay in the first-level cache.
+const PANEL_ROWS: usize = 128;
 
 /// Sizes of a linear layer on `t` rows: `x[t, k]`, `w[n, k]`, `y[t, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,29 +136,44 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Columns of a task where one layer alone would get `nc` and `rows` rows are taken at once.
-    fn share(&self, nc: usize, rows: usize) -> usize {
-        let most = (BLOCK / rows / UNIT * UNIT).max(UNIT);
+    /// Columns of a task where one layer alone would get `nc` and `rows` rows are taken at once: a multiple of `unit`.
+    fn share(&self, nc: usize, rows: usize, unit: usize) -> usize {
+        let most = (BLOCK / rows / unit * unit).max(unit);
+        let nc = nc.next_multiple_of(unit);
         match &self.then {
             Then::Nothing => nc,
             Then::Add(_) => nc.min(most),
-            Then::Heads(h) => (nc / h.head_dim).max(1) * h.head_dim,
-            Then::Swiglu { .. } => nc.div_ceil(2).next_multiple_of(UNIT).min(most),
+            Then::Heads(h) => {
+                let whole = if unit == UNIT { h.head_dim } else { lcm(unit, h.head_dim) };
+                (nc / whole).max(1) * whole
+            }
+            Then::Swiglu { .. } => nc.div_ceil(2).next_multiple_of(unit).min(most),
         }
     }
 }
 
-/// Bytes of scratch for [`linears`] on at most `t` rows of `k`.
-pub fn linears_scratch(t: usize, k: usize, norm: bool, bf16_weights: bool) -> usize {
+fn lcm(a: usize, b: usize) -> usize {
+    (1..=b).map(|i| i * a).find(|n| n.is_multiple_of(b)).expect("a · b is one")
+}
+
+/// Bytes of scratch for [`linears`] of `ns` columns each on at most `t` rows of `k`.
+pub fn linears_scratch(
+    t: usize,
+    ns: impl Iterator<Item = usize>,
+    k: usize,
+    norm: bool,
+    bf16_weights: bool,
+) -> usize {
     let lanes = rayon::current_num_threads().max(1) * bytes_of::<f32>(BLOCK);
     let normed = if norm { bytes_of::<f32>(t * k) } else { 0 };
     let rounded = if bf16_weights { bytes_of::<bf16>(t * stride::<bf16>(k)) } else { 0 };
-    lanes + normed + rounded
+    let panels = if bf16_weights { short::panel_units::<bf16> } else { short::panel_units::<f32> };
+    lanes + normed + rounded + ns.map(|n| bytes_of::<u32>(panels(t, n, k))).sum::<usize>()
 }
 
 /// Bytes of scratch for [`linear`].
 pub fn linear_scratch(d: Dims, bf16_weights: bool) -> usize {
-    linears_scratch(d.t, d.k, false, bf16_weights)
+    linears_scratch(d.t, std::iter::once(d.n), d.k, false, bf16_weights)
 }
 
 /// `y[t, n] = x[t, k] · wᵀ (+ bias)`, with `w[n, k]` as stored in a checkpoint.
@@ -193,28 +212,63 @@ pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>]
             _ => Shared(x.as_ptr()),
         },
     };
+    // Where weights of both kinds meet, panels are made of one; the other's products are the same without.
+    let packed = |w: &Mat| if w.is_bf16() == kinds[0] { panel_units(w, t, k) } else { 0 };
+    let panels = Shared(scratch.take::<u32>(0).as_ptr());
+    let mut any = false;
+    for layer in layers() {
+        let of = scratch.take::<u32>(packed(&layer.w));
+        any |= !of.is_empty();
+        match layer.w {
+            _ if of.is_empty() => {}
+            Mat::F32(w) => short::pack(w, k, of),
+            Mat::Bf16(w) => short::pack(w, k, of),
+        }
+    }
     let cut = Cut::new(t, n, k, if kinds[0] { size_of::<bf16>() } else { size_of::<f32>() });
-    let mc = cut.mc.min(BLOCK / UNIT);
+    let (unit, mc) = match any {
+        false => (UNIT, cut.mc.min(BLOCK / UNIT)),
+        true => (COLUMNS, cut.mc.next_multiple_of(8).min(PANEL_ROWS)),
+    };
     let lanes = cut.threads.min(scratch.len() / bytes_of::<f32>(BLOCK)).max(1);
     let work = Parts::new(scratch.take::<f32>(lanes * BLOCK));
-    let pieces = |j: &Job| j.width(k).div_ceil(j.share(cut.nc, mc));
+    let pieces = |j: &Job| j.width(k).div_ceil(j.share(cut.nc, mc, unit));
     let columns: usize = jobs().map(pieces).sum();
     par::run(lanes, t.div_ceil(mc) * columns, |lane, task| {
-        let (i, mut piece) = (task / columns * mc, task % columns);
+        let (i, mut piece, mut at) = (task / columns * mc, task % columns, 0);
         let job = jobs().find(|j| match piece.checked_sub(pieces(j)) {
             Some(rest) => {
                 piece = rest;
+                at += j.layers().map(|l| lines(packed(&l.w))).sum::<usize>();
                 false
             }
             None => true,
         });
         let job = job.expect("as many tasks as pieces");
-        let share = job.share(cut.nc, mc);
+        let share = job.share(cut.nc, mc, unit);
         let (j, end) = (piece * share, ((piece + 1) * share).min(job.width(k)));
         let rect = Rect { i, rows: mc.min(t - i), j, cols: end - j, k, n: job.width(k) };
+        let mut next = panels.get().wrapping_add(at);
+        let panels = job.layers().map(|l| {
+            let n = packed(&l.w);
+            let of = (n > 0).then_some(next);
+            next = next.wrapping_add(lines(n));
+            of
+        });
         // SAFETY: sizes were checked, tasks write different rectangles, and each lane has its own work.
-        unsafe { rect.run(job, &rows, work.get(lane * BLOCK..(lane + 1) * BLOCK)) }
+        unsafe { rect.run(job, panels, &rows, work.get(lane * BLOCK..(lane + 1) * BLOCK)) }
     });
+}
+
+/// Units of the panels that a layer's product of `t` rows takes, 0 if none.
+fn panel_units(w: &Mat, t: usize, k: usize) -> usize {
+    let n = w.len() / k;
+    if w.is_bf16() { short::panel_units::<bf16>(t, n, k) } else { short::panel_units::<f32>(t, n, k) }
+}
+
+/// Units from the beginning of a piece of scratch of so many to the next.
+fn lines(units: usize) -> usize {
+    bytes_of::<u32>(units) / size_of::<u32>()
 }
 
 /// `x`, normalised and rounded to the element.
@@ -240,16 +294,23 @@ struct Rect {
 impl Rect {
     /// # Safety
     /// Rows, layers and outputs have the sizes named here; nobody else uses this part of the outputs, or `work`.
-    unsafe fn run(&self, job: &Job, rows: &Rows, work: &mut [f32]) {
+    unsafe fn run(
+        &self,
+        job: &Job,
+        mut panels: impl Iterator<Item = Option<*const u32>>,
+        rows: &Rows,
+        work: &mut [f32],
+    ) {
         let Rect { i, j, n, .. } = *self;
+        let mut panels = || panels.next().expect("one a layer");
         let at = |y: &Parts<f32>| y.as_ptr().wrapping_add(i * n + j);
         // SAFETY: the caller's.
         unsafe {
             match &job.then {
-                Then::Nothing => self.product(&job.layer, rows, at(&job.y), n),
+                Then::Nothing => self.product(&job.layer, panels(), rows, at(&job.y), n),
                 Then::Add(addend) => {
                     let part = work.as_mut_ptr();
-                    self.product(&job.layer, rows, part, self.cols);
+                    self.product(&job.layer, panels(), rows, part, self.cols);
                     for r in 0..self.rows {
                         let other = addend.get().add((i + r) * n + j);
                         add_at(other, part.add(r * self.cols), at(&job.y).add(r * n), self.cols);
@@ -257,7 +318,7 @@ impl Rect {
                 }
                 Then::Heads(heads) => {
                     let y = at(&job.y);
-                    self.product(&job.layer, rows, y, n);
+                    self.product(&job.layer, panels(), rows, y, n);
                     (0..self.rows).for_each(|r| heads.run(y.add(r * n), self.cols, i + r));
                 }
                 Then::Swiglu { up, kept } => {
@@ -265,8 +326,8 @@ impl Rect {
                         Some([g, u]) => (at(g), at(u), n),
                         None => (at(&job.y), work.as_mut_ptr(), self.cols),
                     };
-                    self.product(&job.layer, rows, g, n);
-                    self.product(up, rows, u, ld);
+                    self.product(&job.layer, panels(), rows, g, n);
+                    self.product(up, panels(), rows, u, ld);
                     for r in 0..self.rows {
                         swiglu_at(g.add(r * n), u.add(r * ld), at(&job.y).add(r * n), self.cols);
                     }
@@ -275,26 +336,47 @@ impl Rect {
         }
     }
 
-    /// This part of a layer's product, to rows `ldc` apart from `c` on.
-    unsafe fn product(&self, layer: &Layer, rows: &Rows, c: *mut f32, ldc: usize) {
-        let Rect { i, j, k, .. } = *self;
-        let columns = j..j + self.cols;
+    /// This part of a layer's product, to rows `ldc` apart from `c` on; `panels` are the layer's.
+    unsafe fn product(
+        &self,
+        layer: &Layer,
+        panels: Option<*const u32>,
+        rows: &Rows,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        let columns = self.j..self.j + self.cols;
         let bias = layer.bias.map(|b| match b {
             Mat::F32(b) => Mat::F32(&b[columns.clone()]),
             Mat::Bf16(b) => Mat::Bf16(&b[columns.clone()]),
         });
-        let Rect { rows: m, cols: n, .. } = *self;
         // SAFETY: the caller's.
         unsafe {
             match layer.w {
-                Mat::F32(w) => {
-                    let (a, w) = (rows.f32.get().add(i * k), w.as_ptr().add(j * k));
-                    nt(&Nt { a, lda: k, w, ldw: k, c, ldc, k, bias }, m, n);
-                }
-                Mat::Bf16(w) => {
-                    let (a, w) = (rows.bf16.get().add(i * k), w.as_ptr().add(j * k));
-                    nt(&Nt { a, lda: k, w, ldw: k, c, ldc, k, bias }, m, n);
-                }
+                Mat::F32(w) => self.product_of(rows.f32, w, panels, c, ldc, bias),
+                Mat::Bf16(w) => self.product_of(rows.bf16, w, panels, c, ldc, bias),
+            }
+        }
+    }
+
+    unsafe fn product_of<E: Elem>(
+        &self,
+        rows: Shared<E>,
+        w: &[E],
+        panels: Option<*const u32>,
+        c: *mut f32,
+        ldc: usize,
+        bias: Option<Mat>,
+    ) {
+        let &Rect { i, rows: m, j, cols: n, k, .. } = self;
+        // SAFETY: the caller's.
+        unsafe {
+            let (a, w) = (rows.get().add(i * k), w.as_ptr().add(j * k));
+            let g = Nt { a, lda: k, w, ldw: k, c, ldc, k, bias };
+            match panels {
+                Some(panels) => short::by_panels(&g, panels.add(j * units::<E>(k)), m, n),
+                None if short::is_short::<E>(k) => short::as_stored(&g, m, n),
+                None => nt(&g, m, n),
             }
         }
     }

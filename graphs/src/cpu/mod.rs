@@ -28,6 +28,7 @@ mod peak;
 mod rope;
 mod sample;
 mod scratch;
+mod short;
 mod simd;
 mod softmax;
 pub(crate) mod team;

@@ -20,7 +20,7 @@ pub(super) const ROWS: usize = L;
 /// Rows of A in the largest tile.
 const MR: usize = 8;
 /// Units summed before C is touched: a panel of B then takes 24 KB of the first-level cache.
-const KC: usize = 128;
+pub(super) const KC: usize = 128;
 /// Rows of A whose units of a block stay in the second-level cache.
 const ROWS_MOST: usize = 512;
 /// Rows for which fetching a panel of B is worth it.

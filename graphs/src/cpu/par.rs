@@ -78,6 +78,14 @@ impl<'a, T> Parts<'a, T> {
         Parts(slice.as_mut_ptr(), slice.len(), PhantomData)
     }
 
+    /// The `len` values from `start` on.
+    ///
+    /// # Safety
+    /// They are there for `'a`, and are written only by those that know of these parts.
+    pub unsafe fn from_raw(start: *mut T, len: usize) -> Self {
+        Parts(start, len, PhantomData)
+    }
+
     /// The part `range`.
     ///
     /// # Safety

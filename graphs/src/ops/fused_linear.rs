@@ -159,7 +159,8 @@ impl Part<usize> {
 
 impl Kernel for FusedLinear<usize> {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
-        cpu::linears_scratch(e.tokens.max(e.rows), self.k, self.norm.is_some(), bf16)
+        let ns = self.layers().map(|l| l.n);
+        cpu::linears_scratch(e.tokens.max(e.rows), ns, self.k, self.norm.is_some(), bf16)
     }
     fn in_place(&self, i: usize) -> Option<usize> {
         let part = self.parts.iter().position(|p| matches!(p.then, Then::Add(x) if x == i))?;
