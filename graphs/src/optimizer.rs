@@ -1,6 +1,10 @@
 //! AdamW with global-norm clipping, as a graph over all parameters compiled to a plan.
 //!
-//! Learning-rate schedules and gradient accumulation are the caller's: gradients are clipped and applied as bound.
+//! A gradient may come in several buffers, as streams that each ran a part of the batch leave it. They are added one after
+//! the other in the pass that computes the norm; the pass that updates a weight leaves its gradient zero. So neither a sum nor
+//! a memset takes a pass of its own.
+//!
+//! Learning-rate schedules are the caller's: gradients are clipped and applied as bound.
 
 use std::sync::Arc;
 
@@ -8,7 +12,7 @@ use crate::{
     Error,
     graph::{Graph, LeafKind},
     ops::{AdamW, AdamWConstants, SumSquares},
-    plan::{Bindings, F32Input, Grads, Options, ParamState, Plan},
+    plan::{Bindings, F32Input, Options, ParamState, Plan},
     tensor::Tensor,
 };
 
@@ -37,7 +41,10 @@ pub fn adamw(
 ) -> Tensor {
     let leaf = |kind, p: &Trained| graph.param_state(kind, &p.name, &p.shape);
     let grads: Vec<Tensor> = params.iter().map(|p| leaf(LeafKind::Grad(p.index), p)).collect();
-    let squares = grads.iter().map(|g| graph.composite(Arc::new(SumSquares), &[g]).remove(0));
+    let squares = params.iter().zip(&grads).map(|(p, g)| {
+        let op = SumSquares { param: p.index, n: p.shape.iter().product() };
+        graph.composite(Arc::new(op), &[g]).remove(0)
+    });
     let sum = squares.reduce(|a, b| a + b).unwrap_or_else(|| graph.constant(0.0));
     let norm = sum.sqrt() * grad_scale;
     // Not a number if the norm isn't finite: such a step changes nothing.
@@ -86,10 +93,14 @@ impl Optimizer {
     }
 
     /// Applies one update to `state` in place; returns the norm of the gradients (times `grad_scale`) before clipping.
-    /// `step` counts from 1. If the norm is not finite, `state` stays as it is.
+    /// `step` counts from 1. `grads` is `[buffers][parameters][elements]`: a parameter's gradient is the sum of its buffers, added
+    /// in their order whatever the threads. All are zero afterwards. If the norm is not finite, `state` stays as it is.
+    ///
+    /// # Errors
+    /// If there is no buffer, or one lacks a parameter or is of another size.
     pub fn step(
         &mut self,
-        grads: &mut dyn Grads,
+        grads: &mut [Vec<Vec<f32>>],
         state: &mut dyn ParamState,
         lr: f32,
         step: u64,
@@ -97,7 +108,7 @@ impl Optimizer {
     ) -> Result<f32, Error> {
         let (lr, step, scale) = ([lr], [step as f32], [grad_scale]);
         let mut b = Bindings::new(0, 0)
-            .grads(grads)
+            .summands(grads)
             .state(state)
             .f32(self.scalars[0], &lr)
             .f32(self.scalars[1], &step)

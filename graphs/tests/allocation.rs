@@ -139,8 +139,11 @@ fn training(params: &dyn Params, bf16: bool, recompute: usize) {
     let constants = AdamWConstants { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let mut optimizer = Optimizer::new(&trained, constants, Some(1.0)).unwrap();
     let mut state = State::new(bf16);
-    optimizer.step(&mut grads, &mut state, 1e-3, 1, 1.0).unwrap();
-    let step = || assert!(optimizer.step(&mut grads, &mut state, 1e-3, 2, 1.0).unwrap() > 0.0);
+    let mut buffers = [grads.clone(), grads.clone(), grads];
+    let filled = buffers.clone();
+    optimizer.step(&mut buffers, &mut state, 1e-3, 1, 1.0).unwrap();
+    buffers = filled;
+    let step = || assert!(optimizer.step(&mut buffers, &mut state, 1e-3, 2, 1.0).unwrap() > 0.0);
     assert_eq!(count(step), 0, "optimizer, bf16 {bf16}");
 }
 
@@ -164,6 +167,9 @@ impl ParamState for State {
         let ([w, m, v], (hi, lo)) = (&mut self.f32s[index], &mut self.halves[index]);
         let weights = if self.bf16 { Master::Bf16 { hi, lo } } else { Master::F32(w) };
         Slot { weights, moments: Moments::F32 { m, v } }
+    }
+    fn moment_bytes(&self, index: usize) -> usize {
+        8 * self.f32s[index][0].len()
     }
 }
 

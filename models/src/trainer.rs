@@ -250,11 +250,11 @@ impl Trainer {
             self.optimizer = Some((constants, max_grad_norm, optimizer));
         }
         let (.., optimizer) = self.optimizer.as_mut().expect("compiled above");
-        let (grads, mut masters) = (&mut self.grads, Masters(state.params_mut()));
+        let grads = std::slice::from_mut(&mut self.grads);
+        let mut masters = Masters(state.params_mut());
         // Inside the pool once, rather than entering it for every kernel.
         let norm = rayon::scope(|_| optimizer.step(grads, &mut masters, hyper.lr, step, 1.0))?;
         state.set_step(step);
-        self.zero_gradients();
         Ok(norm)
     }
 }
@@ -317,6 +317,11 @@ impl ParamState for Masters<'_> {
             }
             ParamMut::F32 { w, moments } => Slot { weights: Master::F32(w), moments: reborrow(moments) },
         }
+    }
+
+    fn moment_bytes(&self, index: usize) -> usize {
+        let (ParamMut::Bf16 { moments, .. } | ParamMut::F32 { moments, .. }) = &self.0[index];
+        moments.bytes()
     }
 }
 

@@ -1,4 +1,6 @@
-//! AdamW in one pass over weights, moments and gradients (Loshchilov & Hutter, arXiv 1711.05101), as PyTorch has it.
+//! AdamW in one pass over weights, moments and gradients (Loshchilov & Hutter, arXiv 1711.05101), as PyTorch has it, and the
+//! pass before it, which sums a gradient's buffers and their squares. Either leaves zeros where it took a gradient, for the
+//! next step to add to.
 //!
 //! A bf16 training copy keeps each f32 master weight as the bf16 the sampler reads and its 16 low bits beside it:
 //! `master = (hi << 16) + lo` on the bit patterns, `hi` being the nearest bf16 (halves away from zero). Exact, and in place.
@@ -9,7 +11,9 @@
 //! A second moment then wanders by a few percent about its exact value, and is right on the whole.
 
 use super::par::{self, Parts};
+use super::scratch::{Scratch, bytes_of};
 use half::bf16;
+use std::mem::take;
 
 /// Hyper-parameters of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,41 +150,44 @@ macro_rules! vectorised {
 }
 
 vectorised! {
-    fn step_f32<M: Moment>(s: &Step, first: u32, w: &mut [f32], g: &[f32], m: &mut [M], v: &mut [M]) {
-        for (i, (((w, &g), m), v)) in (first..).zip(w.iter_mut().zip(g).zip(m).zip(v)) {
-            *w = s.apply(i, *w, g, m, v);
+    fn step_f32<M: Moment>(s: &Step, first: u32, w: &mut [f32], g: &mut [f32], m: &mut [M], v: &mut [M]) {
+        for (i, (((w, g), m), v)) in (first..).zip(w.iter_mut().zip(g).zip(m).zip(v)) {
+            *w = s.apply(i, *w, take(g), m, v);
         }
     }
 }
 
 vectorised! {
     fn step_bf16<M: Moment>(
-        s: &Step, first: u32, hi: &mut [bf16], lo: &mut [i16], g: &[f32], m: &mut [M], v: &mut [M]
+        s: &Step, first: u32, hi: &mut [bf16], lo: &mut [i16], g: &mut [f32], m: &mut [M], v: &mut [M]
     ) {
-        for (i, ((((hi, lo), &g), m), v)) in (first..).zip(hi.iter_mut().zip(lo).zip(g).zip(m).zip(v)) {
-            (*hi, *lo) = split_master(s.apply(i, join_master(*hi, *lo), g, m, v));
+        for (i, ((((hi, lo), g), m), v)) in (first..).zip(hi.iter_mut().zip(lo).zip(g).zip(m).zip(v)) {
+            (*hi, *lo) = split_master(s.apply(i, join_master(*hi, *lo), take(g), m, v));
         }
     }
 }
 
-/// One step on f32 weights.
-pub fn adamw_f32<M: Moment>(w: &mut [f32], g: &[f32], m: &mut [M], v: &mut [M], o: &AdamW) {
+/// One step on f32 weights; `g` is zero afterwards.
+pub fn adamw_f32<M: Moment>(w: &mut [f32], g: &mut [f32], m: &mut [M], v: &mut [M], o: &AdamW) {
     let n = w.len();
     assert!([g.len(), m.len(), v.len()] == [n; 3], "adamw_f32: lengths do not match");
     let step = Step::new(o);
-    let (w, m, v) = (Parts::new(w), Parts::new(m), Parts::new(v));
+    let (w, g, m, v) = (Parts::new(w), Parts::new(g), Parts::new(m), Parts::new(v));
     par::ranges(n, n, 1024, |r| {
         // SAFETY: tasks take different ranges.
-        let (w, m, v) = unsafe { (w.get(r.clone()), m.get(r.clone()), v.get(r.clone())) };
-        step_f32(&step, r.start as u32, w, &g[r], m, v);
+        let (w, g) = unsafe { (w.get(r.clone()), g.get(r.clone())) };
+        // SAFETY: as above.
+        let (m, v) = unsafe { (m.get(r.clone()), v.get(r.clone())) };
+        step_f32(&step, r.start as u32, w, g, m, v);
     });
 }
 
-/// One step on split weights: `hi` are the weights the sampler reads, `lo` their remainders (see [`split_master`]).
+/// One step on split weights: `hi` are the weights the sampler reads, `lo` their remainders (see [`split_master`]). `g` is zero
+/// afterwards.
 pub fn adamw_bf16<M: Moment>(
     hi: &mut [bf16],
     lo: &mut [i16],
-    g: &[f32],
+    g: &mut [f32],
     m: &mut [M],
     v: &mut [M],
     o: &AdamW,
@@ -188,13 +195,14 @@ pub fn adamw_bf16<M: Moment>(
     let n = hi.len();
     assert!([lo.len(), g.len(), m.len(), v.len()] == [n; 4], "adamw_bf16: lengths do not match");
     let step = Step::new(o);
-    let (hi, lo, m, v) = (Parts::new(hi), Parts::new(lo), Parts::new(m), Parts::new(v));
+    let (hi, lo, g) = (Parts::new(hi), Parts::new(lo), Parts::new(g));
+    let (m, v) = (Parts::new(m), Parts::new(v));
     par::ranges(n, n, 1024, |r| {
         // SAFETY: tasks take different ranges.
-        let (hi, lo) = unsafe { (hi.get(r.clone()), lo.get(r.clone())) };
+        let (hi, lo, g) = unsafe { (hi.get(r.clone()), lo.get(r.clone()), g.get(r.clone())) };
         // SAFETY: as above.
         let (m, v) = unsafe { (m.get(r.clone()), v.get(r.clone())) };
-        step_bf16(&step, r.start as u32, hi, lo, &g[r], m, v);
+        step_bf16(&step, r.start as u32, hi, lo, g, m, v);
     });
 }
 
@@ -214,18 +222,71 @@ vectorised! {
     }
 }
 
-/// `Σ g²`, over a tree that depends on the length alone.
-pub fn sum_squares(g: &[f32]) -> f64 {
-    if g.len() <= LEAF {
-        let mut acc = [0.0; 16];
-        leaf_squares(g, &mut acc);
-        return acc.chunks(2).map(|pair| pair[0] + pair[1]).sum();
+vectorised! {
+    fn add_and_clear(sum: &mut [f32], part: &mut [f32]) {
+        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += take(part));
     }
-    let (a, b) = g.split_at((g.len() / 2).next_multiple_of(LEAF));
-    if g.len() > 16 * LEAF {
-        let (a, b) = rayon::join(|| sum_squares(a), || sum_squares(b));
-        a + b
-    } else {
-        sum_squares(a) + sum_squares(b)
+}
+
+/// Buffers that one pass adds.
+const TOGETHER: usize = 8;
+
+/// Bytes of scratch for [`sum_squares`] of `n` elements.
+pub const fn sum_squares_scratch(n: usize) -> usize {
+    bytes_of::<f64>(n.div_ceil(LEAF))
+}
+
+/// Adds `others` to `sum`, one after the other, and leaves zeros in them; returns `Σ sum²`, over a tree that depends on the length
+/// alone.
+pub fn sum_squares<'a>(
+    sum: &mut [f32],
+    others: impl Iterator<Item = &'a mut [f32]>,
+    scratch: &mut Scratch,
+) -> f64 {
+    let n = sum.len();
+    let leaves = scratch.take::<f64>(n.div_ceil(LEAF));
+    let (sum, parts) = (Parts::new(sum), Parts::new(leaves));
+    let mut others = others.peekable();
+    loop {
+        let group: [Option<Parts<f32>>; TOGETHER] = std::array::from_fn(|_| {
+            let other = Parts::new(others.next()?);
+            assert!(other.len() == n, "sum_squares: lengths do not match");
+            Some(other)
+        });
+        let last = others.peek().is_none();
+        let ns = n / 4 * (1 + group.iter().flatten().count());
+        par::ranges(ns, n.div_ceil(LEAF), 1, |r| {
+            for leaf in r {
+                let range = leaf * LEAF..n.min((leaf + 1) * LEAF);
+                // SAFETY: tasks take different leaves.
+                let sum = unsafe { sum.get(range.clone()) };
+                for other in group.iter().flatten() {
+                    // SAFETY: as above.
+                    add_and_clear(sum, unsafe { other.get(range.clone()) });
+                }
+                if last {
+                    let mut acc = [0.0; 16];
+                    leaf_squares(sum, &mut acc);
+                    // SAFETY: as above.
+                    let part = unsafe { parts.get(leaf..leaf + 1) };
+                    part[0] = acc.chunks(2).map(|pair| pair[0] + pair[1]).sum();
+                }
+            }
+        });
+        if last {
+            return tree(leaves, n);
+        }
+    }
+}
+
+/// The sum of the leaves of `n` elements.
+fn tree(leaves: &[f64], n: usize) -> f64 {
+    if let &[leaf] = leaves {
+        return leaf;
+    }
+    let half = (n / 2).next_multiple_of(LEAF);
+    match leaves.split_at(half / LEAF) {
+        ([], []) => 0.0,
+        (a, b) => tree(a, half) + tree(b, n - half),
     }
 }

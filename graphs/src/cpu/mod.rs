@@ -35,7 +35,9 @@ pub(crate) mod team;
 mod token_logprob;
 mod token_logprob_grad;
 
-pub use adamw::{AdamW, Moment, adamw_bf16, adamw_f32, join_master, split_master, sum_squares};
+pub use adamw::{
+    AdamW, Moment, adamw_bf16, adamw_f32, join_master, split_master, sum_squares, sum_squares_scratch,
+};
 pub use attention::{
     Attention, AttentionGrads, AttentionSaved, BLOCK, Claims, KvLayer, Segment, attention,
     attention_backward, attention_backward_scratch, attention_scratch, cached_attention,

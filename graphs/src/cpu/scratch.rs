@@ -18,6 +18,8 @@ pub(super) unsafe trait Plain: Copy {}
 // SAFETY: plain numbers.
 unsafe impl Plain for f32 {}
 // SAFETY: plain numbers.
+unsafe impl Plain for f64 {}
+// SAFETY: plain numbers.
 unsafe impl Plain for u32 {}
 // SAFETY: a transparent u16.
 unsafe impl Plain for bf16 {}

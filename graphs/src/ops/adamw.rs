@@ -1,4 +1,5 @@
-//! AdamW (arXiv 1711.05101) and the norm its gradients are clipped by.
+//! AdamW (arXiv 1711.05101) and the norm its gradients are clipped by. Both take gradients through the bindings: the norm's
+//! pass leaves in the first of a gradient's buffers their sum, and in the others zeros; the update leaves zeros in the first.
 
 use super::{Composite, Io, Kernel, Work};
 use crate::{
@@ -9,16 +10,35 @@ use crate::{
     tensor::Tensor,
 };
 
-/// `g[..]` → `Σ g²`, a scalar.
+/// `g[..]` of parameter `param` → `Σ g²`, a scalar.
 #[derive(Debug, Clone, Copy)]
-pub struct SumSquares;
+pub struct SumSquares {
+    /// Index of the parameter.
+    pub param: usize,
+    /// Its elements.
+    pub n: usize,
+}
 
 impl Kernel for SumSquares {
+    fn scratch(&self, _: Extent, _: bool) -> usize {
+        cpu::sum_squares_scratch(self.n)
+    }
+    fn takes_gradient(&self) -> Option<usize> {
+        Some(self.param)
+    }
+    fn reads(&self, _: usize) -> bool {
+        false
+    }
     fn work(&self, io: &Io<'_>) -> Work {
-        self.operands(io).flop(2 * io.f32(0).len())
+        let (n, buffers) = (self.n, io.summands.len());
+        let written = if buffers > 1 { buffers } else { 0 };
+        self.operands(io).reading(4 * n * buffers).writing(4 * n * written).flop((buffers + 1) * n)
     }
     fn run(&self, io: &mut Io<'_>) {
-        io.take(0)[0] = cpu::sum_squares(io.f32(0)) as f32;
+        let mut scratch = io.scratch();
+        let (sum, others) = io.summands.split_first_mut().expect("Plan::run checks that gradients are bound");
+        let others = others.iter_mut().map(|buffer| &mut buffer[self.param][..]);
+        io.take(0)[0] = cpu::sum_squares(&mut sum[self.param], others, &mut scratch) as f32;
     }
 }
 
@@ -49,8 +69,8 @@ pub struct AdamWConstants {
 }
 
 /// `w`, `g`, `m`, `v` of parameter `param`, then three scalars: learning rate, step (1 is the first), factor of the gradient
-/// → the new `w`, `m`, `v`, which the plan updates in place through [`crate::plan::ParamState`]. The kernel does nothing if the
-/// factor is not a number, which is how a step with gradients that aren't finite is left out.
+/// → the new `w`, `m`, `v`, which the plan updates in place through [`crate::plan::ParamState`]; the gradient is zeroed. The
+/// kernel does only that if the factor is not a number, which is how a step with gradients that aren't finite is left out.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
     /// Index of the parameter.
@@ -69,16 +89,21 @@ impl Kernel for AdamW {
     fn uses_state(&self) -> bool {
         true
     }
+    fn takes_gradient(&self) -> Option<usize> {
+        Some(self.param)
+    }
     fn reads(&self, i: usize) -> bool {
-        i == 1 || i > 3
+        i > 3
     }
     fn work(&self, io: &Io<'_>) -> Work {
-        // In either precision a master weight is four bytes; each moment is taken for four more.
-        let (n, state) = (io.f32(1).len(), 12 * io.f32(1).len());
-        self.operands(io).reading(state).writing(state).flop(16 * n)
+        let n = io.summands[0][self.param].len();
+        let state = io.state.as_deref().expect("Plan::run checks that state is bound");
+        // Gradients are read and zeroed.
+        let bytes = 4 * n + 4 * n + state.moment_bytes(self.param);
+        self.operands(io).reading(bytes).writing(bytes).flop(16 * n)
     }
     fn run(&self, io: &mut Io<'_>) {
-        let (g, c) = (io.f32(1), self.constants);
+        let c = self.constants;
         let step = cpu::AdamW {
             lr: io.f32(4)[0],
             beta1: c.beta1,
@@ -88,7 +113,9 @@ impl Kernel for AdamW {
             step: io.f32(5)[0] as u64,
             grad_scale: io.f32(6)[0],
         };
+        let g = &mut io.summands[0][self.param][..];
         if step.grad_scale.is_nan() {
+            g.fill(0.0);
             return;
         }
         let state = io.state.as_deref_mut().expect("Plan::run checks that state is bound");

@@ -96,6 +96,11 @@ pub trait Kernel: Any + Debug + Send + Sync {
         false
     }
 
+    /// The parameter whose gradient it takes through the bindings, from all its buffers, for an optimizer's op.
+    fn takes_gradient(&self) -> Option<usize> {
+        None
+    }
+
     /// What it computes, for a printed plan, where its name can't say it.
     fn formula(&self) -> Option<String> {
         None
@@ -207,6 +212,7 @@ pub struct Io<'a> {
     pub(crate) scratch: &'a mut [u8],
     pub(crate) kv: Option<&'a mut KvCache>,
     pub(crate) blocks: &'a [u32],
+    pub(crate) summands: &'a mut [Vec<Vec<f32>>],
     pub(crate) state: Option<&'a mut dyn ParamState>,
 }
 

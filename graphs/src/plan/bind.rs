@@ -80,6 +80,18 @@ pub enum Moments<'a> {
 pub trait ParamState: Send {
     /// Parameter `index`.
     fn slot(&mut self, index: usize) -> Slot<'_>;
+    /// Bytes of the moments of parameter `index`; its master weight has four for each element in either precision.
+    fn moment_bytes(&self, index: usize) -> usize;
+}
+
+impl Moments<'_> {
+    /// Bytes of both.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Moments::F32 { m, v } => size_of_val(*m) + size_of_val(*v),
+            Moments::Bf16 { m, v } => size_of_val(*m) + size_of_val(*v),
+        }
+    }
 }
 
 /// Everything one execution reads and writes. Building one allocates nothing.
@@ -88,8 +100,11 @@ pub struct Bindings<'a> {
     pub extent: Extent,
     /// Parameters.
     pub params: Option<&'a dyn Params>,
-    /// Gradients, if the graph has a backward pass; read if it is an optimizer's.
+    /// Gradients, if the graph has a backward pass.
     pub grads: Option<&'a mut dyn Grads>,
+    /// For an optimizer's graph, `[buffers][parameters][elements]`: a parameter's gradient is the sum of its buffers in
+    /// their order. The optimizer leaves zeros in all of them.
+    pub summands: &'a mut [Vec<Vec<f32>>],
     /// Optimizer state, for an optimizer's graph.
     pub state: Option<&'a mut dyn ParamState>,
     /// KV cache, for an inference graph.
@@ -117,6 +132,7 @@ impl<'a> Bindings<'a> {
             extent: Extent { tokens, rows },
             params: None,
             grads: None,
+            summands: &mut [],
             state: None,
             kv: None,
             blocks: &[],
@@ -134,6 +150,11 @@ impl<'a> Bindings<'a> {
     /// Binds gradient buffers.
     pub fn grads(mut self, grads: &'a mut dyn Grads) -> Self {
         self.grads = Some(grads);
+        self
+    }
+    /// Binds the buffers whose sums are the gradients that an optimizer takes.
+    pub fn summands(mut self, buffers: &'a mut [Vec<Vec<f32>>]) -> Self {
+        self.summands = buffers;
         self
     }
     /// Binds optimizer state.

@@ -175,6 +175,7 @@ impl PlanOp {
                 scratch: self.scratch.get_mut(),
                 kv: b.kv.as_deref_mut(),
                 blocks: b.blocks,
+                summands: b.summands,
                 state: match &mut b.state {
                     Some(s) => Some(&mut **s),
                     None => None,

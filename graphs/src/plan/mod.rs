@@ -77,6 +77,7 @@ unsafe impl Send for Plan {}
 struct Needs {
     params: BTreeMap<usize, usize>,
     grads: BTreeMap<usize, usize>,
+    summands: BTreeMap<usize, usize>,
     state: bool,
     kv: bool,
 }
@@ -138,6 +139,7 @@ impl Plan {
             |ok: bool, needed: bool, what| if ok || !needed { Ok(()) } else { Err(Error::Unbound(what)) };
         bound(b.params.is_some(), !self.needs.params.is_empty(), "parameters")?;
         bound(b.grads.is_some(), !self.needs.grads.is_empty(), "gradients")?;
+        bound(!b.summands.is_empty(), !self.needs.summands.is_empty(), "gradients to sum")?;
         bound(b.state.is_some(), self.needs.state, "optimizer state")?;
         bound(b.kv.is_some(), self.needs.kv, "KV cache")?;
         let length = |input: &dyn Fn() -> String, expected: usize, found: usize| {
@@ -153,6 +155,11 @@ impl Plan {
         for (&i, &n) in &self.needs.grads {
             let found = b.grads.as_deref_mut().expect("just checked").get(i).len();
             length(&|| format!("gradient {i}"), n, found)?;
+        }
+        for buffer in b.summands.iter() {
+            for (&i, &n) in &self.needs.summands {
+                length(&|| format!("gradient {i}"), n, <[_]>::get(buffer, i).map_or(0, Vec::len))?;
+            }
         }
         for (i, input) in self.f32s.iter().enumerate().filter(|(_, i)| i.used) {
             length(&|| input.name.clone(), input.size.at(e), b.f32s[i].len())?;

@@ -353,6 +353,9 @@ impl<'g> Planner<'g> {
         assert!(gradients <= 1, "{} writes {gradients} gradients, the executor lends one", d.name);
         self.needs.kv |= d.kernel.uses_kv();
         self.needs.state |= d.kernel.uses_state();
+        if let Some(i) = d.kernel.takes_gradient() {
+            self.needs.summands.insert(i, self.param_sizes[&i]);
+        }
         Step { kernel: d.kernel, name: d.name, inputs, outputs, zero }
     }
 }

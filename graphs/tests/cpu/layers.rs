@@ -190,8 +190,10 @@ fn adamw_follows_pytorch_and_the_split_copy_is_exact() {
                 step,
                 grad_scale: 0.5,
             };
-            adamw_f32(&mut w, &g, &mut m, &mut v, &o);
-            adamw_bf16(&mut hi, &mut lo, &g, &mut m2, &mut v2, &o);
+            let mut taken = [g.clone(), g.clone()];
+            adamw_f32(&mut w, &mut taken[0], &mut m, &mut v, &o);
+            adamw_bf16(&mut hi, &mut lo, &mut taken[1], &mut m2, &mut v2, &o);
+            assert!(taken.iter().flatten().all(|&g| g == 0.0), "gradients are zeroed");
             for i in 0..n {
                 let g = 0.5 * g[i] as f64;
                 exact[i] -= 1e-2 * 0.1 * exact[i];
@@ -235,8 +237,8 @@ fn bf16_moments_follow_f32_ones() {
                     step,
                     grad_scale: 1.0,
                 };
-                adamw_f32(&mut w, &g, &mut m, &mut v, &o);
-                adamw_f32(&mut exact, &g, &mut em, &mut ev, &o);
+                adamw_f32(&mut w, &mut g.clone(), &mut m, &mut v, &o);
+                adamw_f32(&mut exact, &mut g.clone(), &mut em, &mut ev, &o);
                 if [2999, 6000].contains(&step) {
                     for (v, exact) in v.iter().zip(&ev) {
                         let off = v.to_f32() / exact - 1.0;
@@ -256,14 +258,40 @@ fn bf16_moments_follow_f32_ones() {
     });
 }
 
+/// `Σ g²` as it is defined: leaves of 4096 elements in 16 lanes, then halves.
+fn plain_squares(g: &[f32]) -> f64 {
+    if g.len() > 4096 {
+        let (a, b) = g.split_at((g.len() / 2).next_multiple_of(4096));
+        return plain_squares(a) + plain_squares(b);
+    }
+    let lane = |i: usize| g.iter().skip(i).step_by(16).fold(0.0, |sum, &x| sum + x as f64 * x as f64);
+    (0..8).map(|i| lane(2 * i) + lane(2 * i + 1)).sum()
+}
+
 #[test]
 fn sum_of_squares_is_exact_enough_and_does_not_see_threads() {
-    let mut rng = Rng(11);
-    for n in [0, 1, 9, 5000, 300_001] {
-        let g = rng.vec(n);
-        let want: f64 = g.iter().map(|&x| x as f64 * x as f64).sum();
-        let (one, three) = (in_pool(1, || sum_squares(&g)), in_pool(3, || sum_squares(&g)));
-        assert!((one - want).abs() <= 1e-12 * want.max(1.0), "{one} {want}");
-        assert_eq!(one.to_bits(), three.to_bits());
-    }
+    on_each_isa(|| {
+        let mut rng = Rng(11);
+        for (n, buffers) in [(0, 1), (1, 2), (9, 1), (5000, 12), (8193, 2), (40_961, 9), (300_001, 3)] {
+            let summands: Vec<_> = (0..buffers).map(|_| rng.vec(n)).collect();
+            let add = |mut a: Vec<f32>, b: &Vec<f32>| {
+                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+                a
+            };
+            let g = summands[1..].iter().fold(summands[0].clone(), add);
+            let exact: f64 = g.iter().map(|&x| x as f64 * x as f64).sum();
+            for threads in [1, 3] {
+                let mut taken = summands.clone();
+                let (sum, others) = taken.split_first_mut().unwrap();
+                let mut buf = ScratchBuf::new(sum_squares_scratch(n));
+                let found = in_pool(threads, || {
+                    sum_squares(sum, others.iter_mut().map(|other| &mut other[..]), &mut buf.get())
+                });
+                assert!((found - exact).abs() <= 1e-12 * exact.max(1.0), "{found} {exact}");
+                assert_eq!(found.to_bits(), plain_squares(&g).to_bits(), "{n} elements, {threads} threads");
+                same_bits(sum, &g, "the sum of the buffers");
+                assert!(others.iter().flatten().all(|&x| x == 0.0), "buffers added are zeroed");
+            }
+        }
+    });
 }
