@@ -67,6 +67,8 @@ pub trait Decode {
 
 /// Whole sequences packed end to end for a loss.
 ///
+/// Put sequences that begin alike (samples of one prompt) one behind the other: what they have in common is computed once.
+///
 /// Every per-token array is `[t]` and aligned with the token it speaks of: `old_logprobs[i]` is
 /// log p(token i | tokens before i in its sequence), `values[i]` the critic's estimate before token i is
 /// chosen. The first token of a sequence is never scored; its weight must be 0.
@@ -81,6 +83,16 @@ pub struct TrainBatch {
     pub weights: Vec<f32>,
     /// Per-token inputs of the objective, in the order its documentation gives, each `[t]`.
     pub columns: Vec<Vec<f32>>,
+}
+
+/// Fewer tokens in common are not worth a segment that goes on after them.
+const SHARED: usize = 8;
+
+/// How many tokens two sequences have in common at their beginning, if a pass computes these once; else 0. `a` and `b` are what
+/// is run of each: the tokens before its last scored one.
+pub fn in_common(a: &[u32], b: &[u32]) -> usize {
+    let n = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    if n < SHARED { 0 } else { n }
 }
 
 /// What a [`TrainBatch`] is trained on.
@@ -119,4 +131,6 @@ pub struct TrainOutput<'a> {
     /// Log-probabilities (policy, cross-entropy) or values (value) under the present weights, `[t]`;
     /// 0 for the first token of each sequence.
     pub outputs: &'a [f32],
+    /// Rows computed: the tokens that scored ones depend on, those of a shared beginning once.
+    pub rows: usize,
 }

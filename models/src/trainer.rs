@@ -4,6 +4,7 @@
 //! reads the same memory.
 
 mod pass;
+mod rows;
 
 use toolsmith_graphs::{
     Bindings, Dim, Graph, Options, Params, Plan,
@@ -27,7 +28,7 @@ pub use crate::decoder::Head;
 /// Sizes and choices of a trainer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainerOptions {
-    /// Tokens a [`TrainBatch`] may carry.
+    /// Tokens of a [`TrainBatch`] that may be run, and that may be scored. A beginning that sequences share is run once.
     pub max_tokens: usize,
     /// What the backward pass finds of the forward pass. The gradients are the same, bit for bit.
     pub activations: Activations,
@@ -148,7 +149,7 @@ impl Trainer {
     /// # Errors
     /// If the batch is larger than the trainer or its arrays don't fit.
     pub fn forward(&mut self, weights: &dyn Params, batch: &TrainBatch) -> Result<&[f32]> {
-        batch.check(0, &self.options)?;
+        batch.check(0)?;
         self.prepare_forward()?;
         let pass = self.forward.as_mut().expect("just compiled");
         pass.run(weights, None, batch, self.options.inv_temperature)
@@ -210,7 +211,7 @@ impl Trainer {
 
     /// Adds the gradient of the objective on `batch` to the buffers and returns its loss. Tokens of weight 0
     /// output 0; those behind a sequence's last scored token cost nothing, the others nothing behind the last layer's
-    /// attention.
+    /// attention. Of sequences one behind the other that begin with the same tokens, these are computed once.
     ///
     /// # Errors
     /// If the batch is larger than the trainer, its arrays don't fit, or the objective is not this head's.
@@ -223,7 +224,7 @@ impl Trainer {
         if matches!(objective, Objective::Value { .. }) != (self.head == Head::Value) {
             return Err(Error::Batch(format!("{objective:?} is no objective of a {:?} head", self.head)));
         }
-        batch.check(objective.columns(), &self.options)?;
+        batch.check(objective.columns())?;
         let i = self.pass(objective)?;
         let pass = &mut self.passes[i].1;
         pass.run(weights, Some(&mut self.grads), batch, self.options.inv_temperature)?;

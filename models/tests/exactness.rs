@@ -237,8 +237,8 @@ fn a_batch_that_does_not_fit_is_an_error() {
     let model = Model::new("llama", true, Precision::F32, Head::Policy);
     let mut trainer = model.trainer(Head::Policy, Activations::Keep);
     let weights = model.state.weights();
-    let too_many = trainer.forward(&weights, &packed(&[tokens(401, 1)])).unwrap_err();
-    assert_eq!(too_many.to_string(), "batch: a batch of 401 tokens exceeds the trainer's 400");
+    let too_many = trainer.forward(&weights, &packed(&[tokens(402, 1)])).unwrap_err();
+    assert_eq!(too_many.to_string(), "batch: a batch of 401 tokens to run exceeds the trainer's 400");
     let mut wrong = packed(&[tokens(10, 1)]);
     wrong.lens = vec![9];
     assert!(trainer.forward(&weights, &wrong).is_err());

@@ -1,9 +1,7 @@
 //! One objective compiled: the decoder's forward pass, the loss, and its gradients, run on packed sequences.
 //!
-//! Inside, a row predicts the token after it, and what no scored token depends on is left out: the tokens behind a
-//! sequence's last scored one, and behind the last layer's attention all rows that predict none. Outside, everything is
-//! aligned with the token itself (see [`TrainBatch`]). This file does the shift, into buffers that it keeps: running a pass
-//! again allocates nothing.
+//! Inside, a row predicts the token after it (see [`Rows`]), and behind the last layer's attention rows that predict no
+//! scored token are left out. Running a pass again allocates nothing.
 
 use toolsmith_graphs::{
     Bindings, Dim, Graph, Options, Params, Plan, Segment, Tensor,
@@ -12,9 +10,9 @@ use toolsmith_graphs::{
     plan::{F32Input, U32Input},
 };
 
-use super::TrainerOptions;
+use super::{TrainerOptions, rows::Rows};
 use crate::{
-    Error, Result,
+    Result,
     batch::{Objective, TrainBatch, TrainOutput},
     config::ModelConfig,
     decoder::{Decoder, Head, Keys, VALUE_HEAD},
@@ -33,24 +31,6 @@ pub(super) struct Pass {
     columns: Vec<F32Input>,
     rows: Rows,
     loss: f64,
-}
-
-/// A batch as the plan reads it.
-#[derive(Default)]
-struct Rows {
-    /// The tokens run.
-    ids: Vec<u32>,
-    segments: Vec<Segment>,
-    positions: Vec<u32>,
-    /// Those before scored tokens, by their place among the tokens run.
-    predicting: Vec<u32>,
-    /// Scored tokens, by their place in the batch, and what is known of them.
-    scored: Vec<usize>,
-    targets: Vec<u32>,
-    weights: Vec<f32>,
-    columns: Vec<Vec<f32>>,
-    /// What came out, aligned with the tokens again.
-    outputs: Vec<f32>,
 }
 
 impl Pass {
@@ -115,7 +95,7 @@ impl Pass {
 
     /// The last run of a pass with an objective.
     pub fn output(&self) -> TrainOutput<'_> {
-        TrainOutput { loss: self.loss, outputs: &self.rows.outputs }
+        TrainOutput { loss: self.loss, outputs: &self.rows.outputs, rows: self.rows.ids.len() }
     }
 
     /// Runs the pass, adding to `grads` if it has an objective, and returns what it computed for each token `[t]`.
@@ -129,10 +109,11 @@ impl Pass {
         let objective = grads.is_some();
         self.loss = 0.0;
         self.rows.fill(batch, self.columns.len());
+        self.rows.check(self.plan.capacity().tokens)?;
         if self.rows.scored.is_empty() {
             return Ok(&self.rows.outputs);
         }
-        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns, outputs } =
+        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns, outputs, .. } =
             &mut self.rows;
         let temperature = [inv_temperature];
         let mut b = Bindings::new(ids.len(), predicting.len())
@@ -164,70 +145,6 @@ impl Pass {
             self.loss = self.plan.output(1)[0].into();
         }
         Ok(outputs)
-    }
-}
-
-impl Rows {
-    fn fill(&mut self, batch: &TrainBatch, columns: usize) {
-        self.clear();
-        let mut start = 0;
-        for &len in &batch.lens {
-            let first = self.ids.len();
-            let mut run = 0;
-            for i in (1..len).filter(|i| batch.weights[start + i] != 0.0) {
-                self.scored.push(start + i);
-                self.predicting.push((first + i - 1) as u32);
-                run = i;
-            }
-            if run > 0 {
-                self.ids.extend_from_slice(&batch.tokens[start..start + run]);
-                self.segments.push(Segment::whole(first as u32, run as u32));
-                self.positions.extend(0..run as u32);
-            }
-            start += len;
-        }
-        let scored = &self.scored;
-        self.targets.extend(scored.iter().map(|&i| batch.tokens[i]));
-        self.weights.extend(scored.iter().map(|&i| batch.weights[i]));
-        self.columns.resize_with(columns, Vec::new);
-        for (rows, column) in self.columns.iter_mut().zip(&batch.columns) {
-            rows.clear();
-            rows.extend(scored.iter().map(|&i| column[i]));
-        }
-        self.outputs.resize(batch.tokens.len(), 0.0);
-    }
-
-    fn clear(&mut self) {
-        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns: _, outputs } =
-            self;
-        [ids, positions, predicting, targets].into_iter().for_each(Vec::clear);
-        [weights, outputs].into_iter().for_each(Vec::clear);
-        segments.clear();
-        scored.clear();
-    }
-}
-
-impl TrainBatch {
-    /// Compares the lengths with each other and with the trainer.
-    pub(super) fn check(&self, columns: usize, options: &TrainerOptions) -> Result<()> {
-        let t = self.tokens.len();
-        let fail = |message: String| Err(Error::Batch(message));
-        if t > options.max_tokens {
-            return fail(format!("a batch of {t} tokens exceeds the trainer's {}", options.max_tokens));
-        }
-        if self.lens.iter().sum::<usize>() != t || self.lens.contains(&0) {
-            return fail(format!("sequence lengths {:?} do not make up {t} tokens", self.lens));
-        }
-        if self.columns.len() < columns {
-            return fail(format!(
-                "the objective needs {columns} columns, the batch has {}",
-                self.columns.len()
-            ));
-        }
-        if self.weights.len() != t || self.columns.iter().any(|c| c.len() != t) {
-            return fail(format!("weights or columns have not the batch's {t} tokens"));
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,180 @@
+//! From a [`TrainBatch`] to the rows that a pass computes.
+//!
+//! A row predicts the token after it, while a batch is aligned with the token itself; this file does the shift. What no scored
+//! token depends on is left out: the tokens behind a sequence's last scored one. And what several sequences depend on is
+//! there once: of sequences one behind the other that begin alike, as the samples of a prompt do, one is run whole, the
+//! *root*, and of the others only what comes after the tokens that they have in common with it. A row's bits depend on the
+//! tokens before it alone, so the outputs are those of the sequences run one at a time; gradients are sums of the same
+//! terms in another order.
+//!
+//! Absent on purpose: roots of roots, as in a tree of all beginnings. A batch of a few prompts gains next to nothing.
+
+use toolsmith_graphs::Segment;
+
+use crate::{
+    Error, Result,
+    batch::{TrainBatch, in_common},
+};
+
+/// A batch as the plan reads it, in buffers that are kept.
+#[derive(Default)]
+pub(super) struct Rows {
+    /// The tokens run.
+    pub ids: Vec<u32>,
+    pub segments: Vec<Segment>,
+    pub positions: Vec<u32>,
+    /// Those before scored tokens, by their place among the tokens run. One that several sequences have in common may be
+    /// there several times.
+    pub predicting: Vec<u32>,
+    /// Scored tokens, by their place in the batch, and what is known of them.
+    pub scored: Vec<usize>,
+    pub targets: Vec<u32>,
+    pub weights: Vec<f32>,
+    pub columns: Vec<Vec<f32>>,
+    /// What came out, aligned with the tokens again.
+    pub outputs: Vec<f32>,
+    sequences: Vec<Sequence>,
+}
+
+/// A sequence with a scored token.
+struct Sequence {
+    /// Its first token, by its place in the batch.
+    start: usize,
+    /// Tokens before the last scored one.
+    run: usize,
+    /// If it is a root: the sequence after the last that shares its beginning, and the rows of all from here to the end.
+    until: usize,
+    rows: usize,
+}
+
+impl Rows {
+    /// Lays out `batch`, of which an objective reads `columns`.
+    pub fn fill(&mut self, batch: &TrainBatch, columns: usize) {
+        self.clear();
+        let mut start = 0;
+        for &len in &batch.lens {
+            let run = batch.weights[start + 1..start + len].iter().rposition(|&w| w != 0.0);
+            if let Some(last) = run {
+                self.sequences.push(Sequence { start, run: last + 1, until: 0, rows: 0 });
+            }
+            start += len;
+        }
+        self.choose_roots(&batch.tokens);
+        let mut root = 0;
+        while root < self.sequences.len() {
+            let until = self.sequences[root].until;
+            self.family(batch, root..until);
+            root = until;
+        }
+        let scored = &self.scored;
+        self.targets.extend(scored.iter().map(|&i| batch.tokens[i]));
+        self.weights.extend(scored.iter().map(|&i| batch.weights[i]));
+        self.columns.resize_with(columns, Vec::new);
+        for (rows, column) in self.columns.iter_mut().zip(&batch.columns) {
+            rows.clear();
+            rows.extend(scored.iter().map(|&i| column[i]));
+        }
+        self.outputs.resize(batch.tokens.len(), 0.0);
+    }
+
+    /// Compares the batch with what the plan has memory for.
+    pub fn check(&self, most: usize) -> Result<()> {
+        let (rows, scored) = (self.ids.len(), self.scored.len());
+        let fail = |what: String| Err(Error::Batch(format!("{what} exceeds the trainer's {most}")));
+        if rows > most {
+            return fail(format!("a batch of {rows} tokens to run"));
+        }
+        if scored > most {
+            return fail(format!("a batch of {scored} scored tokens"));
+        }
+        Ok(())
+    }
+
+    /// Which sequences are run whole, so that the fewest rows are run. Behind a root come those that share its beginning, up
+    /// to the first that doesn't: from the last sequence to the first, the best place for the next root.
+    fn choose_roots(&mut self, tokens: &[u32]) {
+        let ran = |s: &Sequence| &tokens[s.start..s.start + s.run];
+        for i in (0..self.sequences.len()).rev() {
+            let (root, others) = self.sequences[i..].split_first_mut().expect("i is a sequence");
+            let after = |j: usize| others.get(j).map_or(0, |s: &Sequence| s.rows);
+            let mut rows = root.run;
+            (root.until, root.rows) = (i + 1, rows + after(0));
+            for (j, other) in others.iter().enumerate() {
+                let shared = in_common(ran(root), ran(other));
+                if shared == 0 {
+                    break;
+                }
+                rows += other.run - shared;
+                if rows + after(j + 1) < root.rows {
+                    (root.until, root.rows) = (i + j + 2, rows + after(j + 1));
+                }
+            }
+        }
+    }
+
+    /// Adds a root and the sequences that share its beginning.
+    fn family(&mut self, batch: &TrainBatch, members: std::ops::Range<usize>) {
+        let ran = |s: &Sequence| &batch.tokens[s.start..s.start + s.run];
+        let (root, first) = (&self.sequences[members.start], self.ids.len());
+        for (i, sequence) in self.sequences[members.clone()].iter().enumerate() {
+            let shared = if i == 0 { 0 } else { in_common(ran(root), ran(sequence)) };
+            let own = self.ids.len();
+            let row =
+                |position: usize| if position < shared { first + position } else { own + position - shared };
+            for i in (1..=sequence.run).filter(|i| batch.weights[sequence.start + i] != 0.0) {
+                self.scored.push(sequence.start + i);
+                self.predicting.push(row(i - 1) as u32);
+            }
+            let (new, past) = ((sequence.run - shared) as u32, shared as u32);
+            if new > 0 {
+                self.ids.extend_from_slice(&ran(sequence)[shared..]);
+                self.positions.extend(past..past + new);
+                self.segments.push(match past {
+                    0 => Segment::whole(own as u32, new),
+                    _ => Segment::after(own as u32, new, past, first as u32),
+                });
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        let Rows {
+            ids,
+            segments,
+            positions,
+            predicting,
+            scored,
+            targets,
+            weights,
+            columns: _,
+            outputs,
+            sequences,
+        } = self;
+        [ids, positions, predicting, targets].into_iter().for_each(Vec::clear);
+        [weights, outputs].into_iter().for_each(Vec::clear);
+        segments.clear();
+        scored.clear();
+        sequences.clear();
+    }
+}
+
+impl TrainBatch {
+    /// Compares the lengths with each other.
+    pub(super) fn check(&self, columns: usize) -> Result<()> {
+        let t = self.tokens.len();
+        let fail = |message: String| Err(Error::Batch(message));
+        if self.lens.iter().sum::<usize>() != t || self.lens.contains(&0) {
+            return fail(format!("sequence lengths {:?} do not make up {t} tokens", self.lens));
+        }
+        if self.columns.len() < columns {
+            return fail(format!(
+                "the objective needs {columns} columns, the batch has {}",
+                self.columns.len()
+            ));
+        }
+        if self.weights.len() != t || self.columns.iter().any(|c| c.len() != t) {
+            return fail(format!("weights or columns have not the batch's {t} tokens"));
+        }
+        Ok(())
+    }
+}
