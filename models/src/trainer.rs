@@ -5,9 +5,10 @@
 
 mod pass;
 mod rows;
+mod streams;
 
 use toolsmith_graphs::{
-    Bindings, Dim, Graph, Options, Params, Plan,
+    Bindings, Dim, Graph, Options, Params, Plan, cpu,
     ops::AdamWConstants,
     optimizer::{Optimizer, Trained},
     plan::{Master, Moments, ParamState, Slot},
@@ -21,7 +22,8 @@ use crate::{
     live::{ParamMut, TrainingState},
     weights::Precision,
 };
-use pass::{Pass, pack};
+use pass::pack;
+use streams::Streams;
 
 pub use crate::decoder::Head;
 
@@ -66,9 +68,12 @@ pub struct Trainer {
     head: Head,
     options: TrainerOptions,
     specs: Vec<ParamSpec>,
-    grads: Vec<Vec<f32>>,
-    forward: Option<Pass>,
-    passes: Vec<(Objective, Pass, Footprint)>,
+    /// Gradients by parameter, once a stream.
+    grads: Vec<Vec<Vec<f32>>>,
+    /// Streams with gradients of the present step.
+    used: usize,
+    forward: Option<Streams>,
+    passes: Vec<(Objective, Streams, Footprint)>,
     /// Compiled for the constants beside it; a change of theirs compiles another.
     optimizer: Option<(AdamW, f32, Optimizer)>,
 }
@@ -92,11 +97,14 @@ impl Trainer {
     /// Makes a trainer; plans are compiled when an objective first occurs.
     pub fn new(config: &ModelConfig, head: Head, options: &TrainerOptions) -> Self {
         let specs = head.specs(config);
+        let grads: Vec<Vec<f32>> = specs.iter().map(|s| vec![0.0; s.numel()]).collect();
+        let streams = streams::most(grads.iter().map(|g| size_of_val(&g[..])).sum(), options.max_tokens);
         Self {
             config: config.clone(),
             head,
             options: *options,
-            grads: specs.iter().map(|s| vec![0.0; s.numel()]).collect(),
+            grads: vec![grads; streams],
+            used: 1,
             specs,
             forward: None,
             passes: vec![],
@@ -106,7 +114,9 @@ impl Trainer {
 
     /// A trainer without gradients, of which only [`Trainer::forward`] is used.
     pub fn scorer(config: &ModelConfig, head: Head, options: &TrainerOptions) -> Self {
-        Self { grads: vec![], ..Self::new(config, head, options) }
+        let mut scorer = Self::new(config, head, options);
+        scorer.grads.iter_mut().for_each(|grads| *grads = vec![]);
+        scorer
     }
 
     /// The parameters, in the order of [`Trainer::gradient`].
@@ -116,31 +126,34 @@ impl Trainer {
 
     /// Bytes of the gradients and of the plans compiled so far.
     pub fn memory(&self) -> usize {
-        let grads = self.grads.iter().map(|g| size_of_val(&g[..])).sum::<usize>();
+        let grads = self.grads.iter().flatten().map(|g| size_of_val(&g[..])).sum::<usize>();
         let passes = self.passes.iter().map(|(_, pass, _)| pass).chain(&self.forward);
-        grads + passes.map(Pass::memory).sum::<usize>()
+        grads + passes.map(Streams::memory).sum::<usize>()
     }
 
     /// The gradient accumulated since the last step for parameter `i`, in the parameter's layout.
-    pub fn gradient(&self, i: usize) -> &[f32] {
-        &self.grads[i]
+    pub fn gradient(&self, i: usize) -> Vec<f32> {
+        let (first, rest) = self.grads.split_first().expect("there is a stream");
+        let mut sum = first[i].clone();
+        rest.iter().for_each(|grads| cpu::add_assign(&mut sum, &grads[i]));
+        sum
     }
 
     /// The plans compiled so far, to look at: one for each objective, the optimizer's last.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        let passes = self.passes.iter().map(|(_, pass, _)| &pass.plan);
+        let passes = self.passes.iter().map(|(_, pass, _)| pass.plan());
         passes.chain(self.optimizer.iter().map(|(.., optimizer)| optimizer.plan()))
     }
 
     /// Whether executions to come of the plans compiled so far are recorded: see [`Plan::record`].
     pub fn record(&mut self, on: bool) {
-        self.passes.iter_mut().for_each(|(_, pass, _)| pass.plan.record(on));
+        self.passes.iter_mut().for_each(|(_, pass, _)| pass.record(on));
         self.optimizer.iter_mut().for_each(|(.., optimizer)| optimizer.record(on));
     }
 
     /// Forgets accumulated gradients.
     pub fn zero_gradients(&mut self) {
-        self.grads.iter_mut().for_each(|g| g.fill(0.0));
+        self.grads.iter_mut().flatten().for_each(|g| g.fill(0.0));
     }
 
     /// Log-probabilities (policy) or values (critic) under `weights`, `[t]`; 0 for the first token of each sequence
@@ -152,7 +165,8 @@ impl Trainer {
         batch.check(0)?;
         self.prepare_forward()?;
         let pass = self.forward.as_mut().expect("just compiled");
-        pass.run(weights, None, batch, self.options.inv_temperature)
+        pass.run(weights, None, batch, self.options.inv_temperature)?;
+        Ok(pass.output().outputs)
     }
 
     /// Compiles what [`Trainer::forward`] runs, if that has not happened.
@@ -161,7 +175,7 @@ impl Trainer {
     /// If the graph exceeds what a plan can bind.
     pub fn prepare_forward(&mut self) -> Result<()> {
         if self.forward.is_none() {
-            self.forward = Some(Pass::compile(&self.config, self.head, &self.options, None, 0)?);
+            self.forward = Some(self.compile(None, 0)?);
         }
         Ok(())
     }
@@ -177,12 +191,16 @@ impl Trainer {
         Ok(self.passes[i].2)
     }
 
+    fn compile(&self, objective: Option<&Objective>, recompute: usize) -> Result<Streams> {
+        Streams::compile(&self.config, self.head, &self.options, objective, recompute, self.grads.len())
+    }
+
     fn pass(&mut self, objective: &Objective) -> Result<usize> {
         if let Some(i) = self.passes.iter().position(|(o, ..)| o == objective) {
             return Ok(i);
         }
         let layers = self.config.num_hidden_layers;
-        let compile = |n| Pass::compile(&self.config, self.head, &self.options, Some(objective), n);
+        let compile = |n| self.compile(Some(objective), n);
         let (recomputed, pass) = match self.options.activations {
             Activations::Keep => (0, compile(0)?),
             Activations::Recompute => (layers, compile(layers)?),
@@ -227,7 +245,8 @@ impl Trainer {
         batch.check(objective.columns())?;
         let i = self.pass(objective)?;
         let pass = &mut self.passes[i].1;
-        pass.run(weights, Some(&mut self.grads), batch, self.options.inv_temperature)?;
+        let used = pass.run(weights, Some(&mut self.grads), batch, self.options.inv_temperature)?;
+        self.used = self.used.max(used);
         Ok(pass.output())
     }
 
@@ -251,7 +270,8 @@ impl Trainer {
             self.optimizer = Some((constants, max_grad_norm, optimizer));
         }
         let (.., optimizer) = self.optimizer.as_mut().expect("compiled above");
-        let grads = std::slice::from_mut(&mut self.grads);
+        let used = std::mem::replace(&mut self.used, 1);
+        let grads = &mut self.grads[..used];
         let mut masters = Masters(state.params_mut());
         // Inside the pool once, rather than entering it for every kernel.
         let norm = rayon::scope(|_| optimizer.step(grads, &mut masters, hyper.lr, step, 1.0))?;

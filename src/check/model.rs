@@ -158,7 +158,7 @@ pub fn check(dir: &Path) -> Result<Report, CheckError> {
     report.compare("loss", &[before], golden.get("loss", 1)?);
     for (i, spec) in specs.iter().enumerate() {
         let name = format!("grad.{}", spec.name);
-        report.compare(&name, &wide(trainer.gradient(i)), golden.get(&name, spec.numel())?);
+        report.compare(&name, &wide(&trainer.gradient(i)), golden.get(&name, spec.numel())?);
     }
 
     let live = tempfile::tempdir().map_err(|source| CheckError::Io { path: std::env::temp_dir(), source })?;

@@ -56,6 +56,7 @@ pub use sample::{Softmax, softmax_buckets, softmax_weights};
 pub(crate) use scratch::Lines;
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
 pub use softmax::{entropy, logsumexp, token_logprob_of};
+pub use team::apart;
 pub use token_logprob::{LmHead, SKIP, TokenLogprobs, token_logprob, token_logprob_scratch};
 pub use token_logprob_grad::{TokenLogprobsGrad, token_logprob_backward, token_logprob_backward_scratch};
 

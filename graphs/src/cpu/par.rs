@@ -22,7 +22,7 @@ fn small() -> usize {
 
 /// Threads that may take part in work of about `ns` nanoseconds.
 pub(super) fn threads(ns: usize) -> usize {
-    if ns < small() { 1 } else { rayon::current_num_threads() }
+    if ns < small() { 1 } else { team::width() }
 }
 
 /// Runs `f(lane, task)` for every task, on at most `lanes` threads at once, each with its own `lane`.

@@ -6,7 +6,8 @@
 //!
 //! Each lane begins with tasks of its own, the same share of every kernel, and takes over others' when it is through:
 //! kernels cut their rows alike, so a core mostly reads what it wrote itself.
-//! Absent: teams within teams, and work of two kernels at once.
+//! Parts of a larger work that don't see each other run [`apart`], each on a team of its own.
+//! Absent: teams within teams, and work of two kernels at once by one team.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -62,11 +63,58 @@ unsafe impl Sync for Team {}
 thread_local! {
     /// The team that this thread owns and that has nothing to do.
     static OWN: Cell<*const Team> = const { Cell::new(std::ptr::null()) };
+    /// Threads for what this thread begins, 0 for the whole pool.
+    static WIDTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `f` with the threads of the rayon pool at hand for every [`share`] in it.
+/// Threads for work that this thread begins, itself included.
+pub(crate) fn width() -> usize {
+    match WIDTH.get() {
+        0 => rayon::current_num_threads(),
+        n => n,
+    }
+}
+
+/// Runs `f` on every part and what belongs to it (as many), on as many threads at once as there are, with as many to share
+/// its work with as that leaves each. For work that comes out the same on any number of threads. Nothing is allocated.
+pub fn apart<T: Send, U: Send>(parts: &mut [T], theirs: &mut [U], f: impl Fn(&mut T, &mut U) + Sync) {
+    assert_eq!(parts.len(), theirs.len(), "apart: each part has something");
+    let groups = width().min(parts.len()).max(1);
+    if groups == 1 {
+        return parts.iter_mut().zip(theirs).for_each(|(part, of)| f(part, of));
+    }
+    fork(groups, width() / groups, parts, theirs, &f);
+}
+
+fn fork<T: Send, U: Send>(
+    groups: usize,
+    threads: usize,
+    parts: &mut [T],
+    theirs: &mut [U],
+    f: &(impl Fn(&mut T, &mut U) + Sync),
+) {
+    if groups == 1 {
+        let _back = Width(WIDTH.replace(threads));
+        return parts.iter_mut().zip(theirs).for_each(|(part, of)| f(part, of));
+    }
+    let (left, n) = (groups / 2, parts.len());
+    let (a, b) = parts.split_at_mut(left * n / groups);
+    let (of_a, of_b) = theirs.split_at_mut(left * n / groups);
+    rayon::join(|| fork(left, threads, a, of_a, f), || fork(groups - left, threads, b, of_b, f));
+}
+
+/// Gives a thread its width back.
+struct Width(usize);
+
+impl Drop for Width {
+    fn drop(&mut self) {
+        WIDTH.set(self.0);
+    }
+}
+
+/// Runs `f` with this thread's share of the rayon pool at hand for every [`share`] in it.
 pub(crate) fn with<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    let members = rayon::current_num_threads().min(MAX_LANES) - 1;
+    let members = width().min(MAX_LANES) - 1;
     if members == 0 || !OWN.get().is_null() {
         return f();
     }
@@ -308,6 +356,24 @@ mod tests {
             assert_eq!(caught.downcast_ref::<String>().unwrap(), &format!("task {victim}"));
         }
         pool.install(|| with(|| kernels(false)));
+    }
+
+    #[test]
+    fn parts_are_done_once_with_the_threads_that_are_left() {
+        for threads in 1..=5 {
+            for n in 0..=5 {
+                let mut parts = vec![(0, 0); n];
+                pool(threads).install(|| {
+                    apart(&mut parts, &mut vec![1; n], |part, one| {
+                        with(|| kernels(false));
+                        *part = (part.0 + *one, width());
+                    });
+                    assert_eq!(width(), threads);
+                });
+                let each = if threads.min(n) < 2 { threads } else { threads / threads.min(n) };
+                assert_eq!(parts, vec![(1, each); n], "{n} parts on {threads} threads");
+            }
+        }
     }
 
     #[test]

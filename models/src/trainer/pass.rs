@@ -3,6 +3,8 @@
 //! Inside, a row predicts the token after it (see [`Rows`]), and behind the last layer's attention rows that predict no
 //! scored token are left out. Running a pass again allocates nothing.
 
+use std::ops::Range;
+
 use toolsmith_graphs::{
     Bindings, Dim, Graph, Options, Params, Plan, Segment, Tensor,
     autograd::DiffOptions,
@@ -13,7 +15,7 @@ use toolsmith_graphs::{
 use super::{TrainerOptions, rows::Rows};
 use crate::{
     Result,
-    batch::{Objective, TrainBatch, TrainOutput},
+    batch::{Objective, TrainBatch},
     config::ModelConfig,
     decoder::{Decoder, Head, Keys, VALUE_HEAD},
     weights::Precision,
@@ -30,7 +32,6 @@ pub(super) struct Pass {
     weights: Option<F32Input>,
     columns: Vec<F32Input>,
     rows: Rows,
-    loss: f64,
 }
 
 impl Pass {
@@ -83,7 +84,6 @@ impl Pass {
                 .collect::<std::result::Result<_, _>>()?,
             plan,
             rows: Rows::default(),
-            loss: 0.0,
         })
     }
 
@@ -93,28 +93,27 @@ impl Pass {
         arena + scratch
     }
 
-    /// The last run of a pass with an objective.
-    pub fn output(&self) -> TrainOutput<'_> {
-        TrainOutput { loss: self.loss, outputs: &self.rows.outputs, rows: self.rows.ids.len() }
+    /// Lays out some sequences of a batch, the first of which begins at token `start`.
+    ///
+    /// # Errors
+    /// If they are more than the plan has memory for.
+    pub fn lay_out(&mut self, batch: &TrainBatch, sequences: Range<usize>, start: usize) -> Result<()> {
+        self.rows.fill(batch, sequences, start, self.columns.len());
+        self.rows.check(self.plan.capacity().tokens)
     }
 
-    /// Runs the pass, adding to `grads` if it has an objective, and returns what it computed for each token `[t]`.
+    /// Runs what was laid out, adding to `grads` if the pass has an objective, and returns its share of the loss.
     pub fn run(
         &mut self,
         params: &dyn Params,
         grads: Option<&mut Vec<Vec<f32>>>,
-        batch: &TrainBatch,
         inv_temperature: f32,
-    ) -> Result<&[f32]> {
+    ) -> Result<f64> {
         let objective = grads.is_some();
-        self.loss = 0.0;
-        self.rows.fill(batch, self.columns.len());
-        self.rows.check(self.plan.capacity().tokens)?;
         if self.rows.scored.is_empty() {
-            return Ok(&self.rows.outputs);
+            return Ok(0.0);
         }
-        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns, outputs, .. } =
-            &mut self.rows;
+        let Rows { ids, segments, positions, predicting, targets, weights, columns, .. } = &self.rows;
         let temperature = [inv_temperature];
         let mut b = Bindings::new(ids.len(), predicting.len())
             .params(params)
@@ -137,14 +136,20 @@ impl Pass {
         for (&input, column) in self.columns.iter().zip(columns.iter()) {
             b = b.f32(input, column);
         }
-        let plan = &mut self.plan;
-        // Inside the pool once, rather than entering it for every kernel.
-        rayon::scope(|_| plan.run(&mut b))?;
-        scored.iter().zip(self.plan.output(0)).for_each(|(&i, &x)| outputs[i] = x);
-        if objective {
-            self.loss = self.plan.output(1)[0].into();
-        }
-        Ok(outputs)
+        self.plan.run(&mut b)?;
+        Ok(if objective { self.plan.output(1)[0].into() } else { 0.0 })
+    }
+
+    /// Rows of what is laid out.
+    pub fn rows(&self) -> usize {
+        self.rows.ids.len()
+    }
+
+    /// What the last run computed: scored tokens, by their place in the batch, and the number of each.
+    pub fn outputs(&self) -> impl Iterator<Item = (usize, f32)> {
+        let scored = &self.rows.scored;
+        let numbers = if scored.is_empty() { &[] } else { self.plan.output(0) };
+        scored.iter().copied().zip(numbers.iter().copied())
     }
 }
 

@@ -9,6 +9,8 @@
 //!
 //! Absent on purpose: roots of roots, as in a tree of all beginnings. A batch of a few prompts gains next to nothing.
 
+use std::ops::Range;
+
 use toolsmith_graphs::Segment;
 
 use crate::{
@@ -31,8 +33,6 @@ pub(super) struct Rows {
     pub targets: Vec<u32>,
     pub weights: Vec<f32>,
     pub columns: Vec<Vec<f32>>,
-    /// What came out, aligned with the tokens again.
-    pub outputs: Vec<f32>,
     sequences: Vec<Sequence>,
 }
 
@@ -48,11 +48,10 @@ struct Sequence {
 }
 
 impl Rows {
-    /// Lays out `batch`, of which an objective reads `columns`.
-    pub fn fill(&mut self, batch: &TrainBatch, columns: usize) {
+    /// Lays out some sequences of `batch`, the first of which begins at token `start`; an objective reads `columns`.
+    pub fn fill(&mut self, batch: &TrainBatch, sequences: Range<usize>, mut start: usize, columns: usize) {
         self.clear();
-        let mut start = 0;
-        for &len in &batch.lens {
+        for &len in &batch.lens[sequences] {
             let run = batch.weights[start + 1..start + len].iter().rposition(|&w| w != 0.0);
             if let Some(last) = run {
                 self.sequences.push(Sequence { start, run: last + 1, until: 0, rows: 0 });
@@ -74,7 +73,6 @@ impl Rows {
             rows.clear();
             rows.extend(scored.iter().map(|&i| column[i]));
         }
-        self.outputs.resize(batch.tokens.len(), 0.0);
     }
 
     /// Compares the batch with what the plan has memory for.
@@ -113,7 +111,7 @@ impl Rows {
     }
 
     /// Adds a root and the sequences that share its beginning.
-    fn family(&mut self, batch: &TrainBatch, members: std::ops::Range<usize>) {
+    fn family(&mut self, batch: &TrainBatch, members: Range<usize>) {
         let ran = |s: &Sequence| &batch.tokens[s.start..s.start + s.run];
         let (root, first) = (&self.sequences[members.start], self.ids.len());
         for (i, sequence) in self.sequences[members.clone()].iter().enumerate() {
@@ -138,20 +136,10 @@ impl Rows {
     }
 
     fn clear(&mut self) {
-        let Rows {
-            ids,
-            segments,
-            positions,
-            predicting,
-            scored,
-            targets,
-            weights,
-            columns: _,
-            outputs,
-            sequences,
-        } = self;
+        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns: _, sequences } =
+            self;
         [ids, positions, predicting, targets].into_iter().for_each(Vec::clear);
-        [weights, outputs].into_iter().for_each(Vec::clear);
+        weights.clear();
         segments.clear();
         scored.clear();
         sequences.clear();

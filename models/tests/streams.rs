@@ -1,0 +1,129 @@
+//! A small model's batch is trained in parts, on any number of threads with the same bits.
+
+mod packed;
+
+use packed::packed;
+use toolsmith_graphs::cpu::Mat;
+use toolsmith_models::{
+    batch::{Objective, TrainBatch},
+    config::ModelConfig,
+    live::TrainingState,
+    trainer::{Activations, AdamW, Head, Trainer, TrainerOptions},
+    weights::Precision,
+};
+
+const MAX_TOKENS: usize = 2048;
+
+struct Small {
+    config: ModelConfig,
+    state: TrainingState,
+    _dir: tempfile::TempDir,
+}
+
+impl Small {
+    fn new() -> Self {
+        let json = serde_json::json!({
+            "model_type": "qwen3", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+            "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+            "tie_word_embeddings": true,
+        });
+        let config = ModelConfig::from_json(&json, "config.json".as_ref()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let specs = Head::Policy.specs(&config);
+        let path = dir.path().join("state");
+        let mut state = TrainingState::init_random(&path, specs, Precision::Bf16, 5).unwrap();
+        for p in &mut state.params_mut() {
+            p.set(|i| ((i * 2654435761) % 1000) as f32 / 1000.0 - 0.5);
+        }
+        Self { config, state, _dir: dir }
+    }
+
+    fn trainer(&self) -> Trainer {
+        let options = TrainerOptions {
+            max_tokens: MAX_TOKENS,
+            activations: Activations::Keep,
+            inv_temperature: 1.0,
+            precision: Precision::Bf16,
+        };
+        Trainer::new(&self.config, Head::Policy, &options)
+    }
+}
+
+fn sequence(n: usize, seed: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 61) as u32).collect()
+}
+
+/// Batches that are parted: evenly, unevenly, with a sequence that only the first stream has room for.
+fn batches() -> Vec<TrainBatch> {
+    let even: Vec<_> = (0..40).map(|i| sequence(20 + i, i)).collect();
+    let uneven: Vec<_> = [700, 3, 500, 40, 1, 300, 200].iter().map(|&n| sequence(n, n)).collect();
+    let late = vec![sequence(30, 1), sequence(1500, 2), sequence(200, 3)];
+    [even, uneven, late].iter().map(|sequences| packed(sequences)).collect()
+}
+
+#[test]
+fn no_bit_depends_on_the_threads() {
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut small = Small::new();
+            let mut trainer = small.trainer();
+            let mut seen = vec![];
+            for batch in batches() {
+                let weights = small.state.weights();
+                let out = trainer.accumulate(&weights, &batch, &Objective::CrossEntropy).unwrap();
+                seen.push((out.loss, out.outputs.to_vec()));
+                seen.extend((0..trainer.specs().len()).map(|i| (0.0, trainer.gradient(i))));
+                let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
+                let norm = trainer.step(&mut small.state, &hyper, 1.0).unwrap();
+                seen.push((f64::from(norm), vec![]));
+            }
+            let weights = small.state.weights();
+            let bits = |i| match weights.get(i) {
+                Mat::Bf16(w) => w.iter().map(|x| x.to_bits()).collect::<Vec<u16>>(),
+                Mat::F32(_) => panic!("weights are bf16"),
+            };
+            (seen, (0..trainer.specs().len()).map(bits).collect::<Vec<_>>())
+        })
+    };
+    let one = run(1);
+    assert!(one.0.iter().all(|(x, v)| x.is_finite() && v.iter().all(|y| y.is_finite())));
+    for threads in 2..=5 {
+        assert!(run(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn parts_come_to_what_the_sequences_come_to_alone() {
+    let small = Small::new();
+    let weights = small.state.weights();
+    for batch in batches() {
+        let mut trainer = small.trainer();
+        let out = trainer.accumulate(&weights, &batch, &Objective::CrossEntropy).unwrap();
+        let (loss, outputs) = (out.loss, out.outputs.to_vec());
+        let (mut alone, mut total, mut start) = (small.trainer(), 0.0, 0);
+        for &len in &batch.lens {
+            let own = start..start + len;
+            let one = TrainBatch {
+                tokens: batch.tokens[own.clone()].to_vec(),
+                lens: vec![len],
+                weights: batch.weights[own.clone()].to_vec(),
+                columns: vec![],
+            };
+            let out = alone.accumulate(&weights, &one, &Objective::CrossEntropy).unwrap();
+            assert_eq!(out.outputs, &outputs[own]);
+            total += out.loss;
+            start += len;
+        }
+        assert!((loss - total).abs() < 1e-5 * total.abs(), "{loss} {total}");
+        for (i, spec) in trainer.specs().iter().enumerate() {
+            let (sum, own) = (trainer.gradient(i), alone.gradient(i));
+            let size = own.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
+            assert!(size > 0.0, "{} has no gradient", spec.name);
+            let far = sum.iter().zip(&own).fold(0.0, |a: f32, (x, y)| a.max((x - y).abs()));
+            // bf16 rounds operands of products alike; what differs is the order of f32 sums.
+            assert!(far <= 1e-4 * size, "{}: {far} of {size}", spec.name);
+        }
+    }
+}
