@@ -77,8 +77,31 @@ pub struct Chat {
     bos: Option<u32>,
     has_turns: bool,
     native_tools: bool,
-    /// What templates that offer tools offer.
-    tools: Vec<Spec>,
+    offer: Offer,
+}
+
+/// What templates are told of the tools.
+#[derive(Debug)]
+struct Offer {
+    /// Each with `name`, `description` and `parameters`.
+    offered: minijinja::Value,
+    /// Whether Python is one.
+    python: bool,
+    /// Those beside it.
+    others: minijinja::Value,
+    /// All, as chat templates take them.
+    functions: minijinja::Value,
+}
+
+impl Offer {
+    fn of(tools: &[Spec]) -> Self {
+        let functions: Vec<Value> = tools.iter().map(Spec::describe).collect();
+        let offered: Vec<&Value> = functions.iter().map(|tool| &tool["function"]).collect();
+        let others: Vec<&Value> = offered.iter().copied().filter(|tool| tool["name"] != PYTHON).collect();
+        let python = others.len() < offered.len();
+        let [offered, others] = [offered, others].map(minijinja::Value::from_serialize);
+        Self { offered, python, others, functions: minijinja::Value::from_serialize(&functions) }
+    }
 }
 
 const PROMPT: &str = "prompt";
@@ -118,7 +141,7 @@ impl Chat {
             bos: format.bos,
             has_turns: format.chat_template.is_some(),
             native_tools: false,
-            tools: vec![tool::python_spec()],
+            offer: Offer::of(&[tool::python_spec()]),
         };
         chat.env.add_template_owned(PROMPT, source).map_err(|e| chat.template_error(PROMPT, &e))?;
         if let Some(turns) = format.chat_template {
@@ -133,7 +156,7 @@ impl Chat {
 
     /// The same, offering `tools` instead of Python alone.
     pub fn with_tools(self, tools: &[Spec]) -> Self {
-        Self { tools: tools.to_vec(), ..self }
+        Self { offer: Offer::of(tools), ..self }
     }
 
     /// The text a model is asked to continue for `problem`.
@@ -141,9 +164,7 @@ impl Chat {
         let failed = |e: minijinja::Error| self.template_error(PROMPT, &e);
         let template = self.env.get_template(PROMPT).map_err(failed)?;
         let native_tools = self.native_tools;
-        let offered: Vec<Value> = self.tools.iter().map(|t| t.describe()["function"].take()).collect();
-        let others: Vec<&Value> = offered.iter().filter(|t| t["name"] != PYTHON).collect();
-        let python = others.len() < offered.len();
+        let Offer { offered, python, others, functions } = &self.offer;
         let variables = context! { problem, native_tools, offered, python, others };
         let rendered = template.render_captured(variables).map_err(failed)?;
         let user = rendered.output();
@@ -158,7 +179,7 @@ impl Chat {
         }
         messages.push(json!({"role": "user", "content": user}));
         let wanted = rendered.state().lookup("tools").is_some_and(|t| t.is_true());
-        let tools = wanted.then(|| self.tools.iter().map(Spec::describe).collect::<Vec<_>>());
+        let tools = wanted.then_some(functions);
         let failed = |e: minijinja::Error| self.template_error(TURNS, &e);
         let variables = context! { messages, tools, add_generation_prompt => true, ..minijinja::Value::from_serialize(&self.special) };
         self.env.get_template(TURNS).and_then(|t| t.render(variables)).map_err(failed)

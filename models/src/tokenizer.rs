@@ -6,14 +6,18 @@
 //!
 //! Deliberately absent: padding, truncation, pairs, and templates (chat templates are rendered elsewhere).
 
+mod characters;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
+use self::characters::Characters;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -42,6 +46,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The same with special tokens read as text; made when first needed.
     plain: OnceLock<tokenizers::Tokenizer>,
+    /// Encodes instead of both, where the vocabulary is that simple.
+    characters: Option<Characters>,
     added: HashMap<u32, Added>,
     spelling: Spelling,
     vocab_size: usize,
@@ -58,6 +64,14 @@ pub struct Tokenizer {
 struct Parts {
     #[serde(default)]
     decoder: Value,
+    model: Model,
+}
+
+#[derive(serde::Deserialize)]
+struct Model {
+    /// Only counted.
+    #[serde(default)]
+    merges: Vec<IgnoredAny>,
 }
 
 struct Added {
@@ -107,6 +121,7 @@ impl Tokenizer {
         };
         Ok(Tokenizer {
             plain: OnceLock::new(),
+            characters: Characters::of(&inner, parsed.model.merges.len()),
             spelling,
             vocab_size: largest.map_or(0, |id| id as usize + 1),
             bos: named("bos_token"),
@@ -165,6 +180,9 @@ impl Tokenizer {
     /// # Errors
     /// A character the vocabulary has no way to spell, in a tokenizer without an unknown token.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
+        if let Some(characters) = &self.characters {
+            return Ok(characters.encode(text, specials));
+        }
         let inner = match specials {
             Specials::Parse => &self.inner,
             Specials::Plain => self.plain.get_or_init(|| {

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::batches::Sequence;
@@ -12,6 +11,7 @@ use super::{Error, ppo};
 use crate::chat::Chat;
 use crate::config::Config;
 use crate::rng::{Rng, derive};
+use crate::rollout::dialect::Wrapper;
 use crate::rollout::{Request, Source, Text, Token, Trajectory};
 use crate::task::arithmetic::{self, Arithmetic};
 use crate::task::dataset::{self, Problem};
@@ -153,6 +153,7 @@ pub struct Traces<'a> {
     chat: &'a Chat,
     text: &'a dyn Text,
     config: &'a Config,
+    wrapper: Wrapper,
     list: List<(String, String)>,
 }
 
@@ -162,11 +163,12 @@ impl<'a> Traces<'a> {
     /// # Errors
     /// Those of reading the file.
     pub fn new(config: &'a Config, chat: &'a Chat, text: &'a dyn Text) -> Result<Self, Error> {
+        let wrapper = Wrapper::new(config.rollout.dialect, text)?;
         let list = match config.sft.data.as_str() {
             "" => List::Generated(Arithmetic { seed: derive(config.run.seed, TRACES), held_out: false }),
             file => List::File(dataset::read_traces(Path::new(file))?),
         };
-        Ok(Self { chat, text, config, list })
+        Ok(Self { chat, text, config, wrapper, list })
     }
 
     /// The traces of step `step` (counted from 0); none may be longer than `limit` tokens.
@@ -175,7 +177,7 @@ impl<'a> Traces<'a> {
     /// If a trace cannot be encoded or is too long.
     pub fn of_step(&self, step: usize, limit: usize) -> Result<Vec<Sequence>, Error> {
         let size = self.config.sft.batch_size;
-        (step * size..(step + 1) * size).into_par_iter().map(|n| self.trace(n, limit)).collect()
+        (step * size..(step + 1) * size).map(|n| self.trace(n, limit)).collect()
     }
 
     fn trace(&self, n: usize, limit: usize) -> Result<Sequence, Error> {
@@ -191,7 +193,8 @@ impl<'a> Traces<'a> {
             List::File(list) => list[shuffled(self.config.run.seed, n as u64, list.len())].clone(),
         };
         let prompt = self.chat.ids(self.text, &prompt)?;
-        let tokens: Vec<Token> = trace::tokens(self.text, self.config.rollout.dialect, &prompt, &completion)?;
+        let dialect = self.config.rollout.dialect;
+        let tokens: Vec<Token> = trace::tokens(self.text, dialect, &self.wrapper, &prompt, &completion)?;
         if tokens.len() > limit {
             let beginning: String = completion.chars().take(30).collect();
             return Err(Error::Unfit(format!(

@@ -89,6 +89,7 @@ mod tests {
     use crate::chat::Chat;
     use crate::config::Dialect;
     use crate::rollout::Source;
+    use crate::rollout::dialect::Wrapper;
     use crate::task::{number::Number, trace};
     use toolsmith_models::tokenizer::Tokenizer;
 
@@ -128,12 +129,14 @@ mod tests {
     fn a_trace_is_characters_and_a_few_words() {
         let tokenizer = Tokenizer::digits(&TOKENS);
         let chat = Chat::load("tiny", &tokenizer).unwrap();
+        let wrapper = Wrapper::new(Dialect::Retool, &tokenizer).unwrap();
         let list = Arithmetic { seed: 1, held_out: false };
         for i in 0..50 {
             let p = list.problem(i);
             let prompt = chat.ids(&tokenizer, &p.text).unwrap();
             assert_eq!(prompt.len(), 1 + p.text.len() + 2, "{}", p.text);
-            let t = trace::tokens(&tokenizer, Dialect::Retool, &prompt, &completion(&p, true)).unwrap();
+            let t =
+                trace::tokens(&tokenizer, Dialect::Retool, &wrapper, &prompt, &completion(&p, true)).unwrap();
             let count = |source| t.iter().filter(|t| t.source == source).count();
             let digits = p.answer.to_string().len();
             assert_eq!((count(Source::Tool), count(Source::Template)), (digits, 2));

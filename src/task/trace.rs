@@ -11,13 +11,14 @@ use crate::rollout::{Error, Source, Text, Token};
 /// What a written Hermes trace may spell out around a tool response: the turns that the wrapper brings itself.
 const TURNS: (&str, &str) = ("<|im_end|>\n<|im_start|>user", "<|im_end|>\n<|im_start|>assistant");
 
-/// `prompt` followed by `completion`, the end of the turn included.
+/// `prompt` followed by `completion`, the end of the turn included. `wrapper` is the dialect's in this vocabulary.
 ///
 /// # Errors
 /// If the text cannot be encoded, or a tool's answer is not closed.
 pub fn tokens(
     text: &dyn Text,
     dialect: Dialect,
+    wrapper: &Wrapper,
     prompt: &[u32],
     completion: &str,
 ) -> Result<Vec<Token>, Error> {
@@ -25,7 +26,6 @@ pub fn tokens(
         Dialect::Retool => ("<interpreter>", "</interpreter>"),
         Dialect::Hermes => ("<tool_response>", "</tool_response>"),
     };
-    let wrapper = Wrapper::new(dialect, text)?;
     let token = |source| move |id: u32| Token { id, logprob: 0.0, source };
     let mut out: Vec<Token> = prompt.iter().copied().map(token(Source::Prompt)).collect();
     let mut rest = completion;
@@ -48,6 +48,11 @@ mod tests {
     use super::*;
     use crate::rollout::testing::Ascii;
 
+    /// Token 65, then `completion`.
+    fn read(text: &Ascii, dialect: Dialect, completion: &str) -> Result<Vec<Token>, Error> {
+        tokens(text, dialect, &Wrapper::new(dialect, text)?, &[65], completion)
+    }
+
     fn show(text: &Ascii, tokens: &[Token]) -> String {
         let (mut shown, mut last) = (String::new(), None);
         for t in tokens {
@@ -68,26 +73,24 @@ mod tests {
     #[test]
     fn sources_follow_the_tags() {
         let text = Ascii::with_tags();
-        let t = tokens(&text, Dialect::Retool, &[65], "<code>1</code><interpreter>1</interpreter>\\boxed{1}")
-            .unwrap();
+        let t = read(&text, Dialect::Retool, "<code>1</code><interpreter>1</interpreter>\\boxed{1}").unwrap();
         assert_eq!(
             show(&text, &t),
             "|P:A|M:<code>1</code>|T:<interpreter>|O:1|T:</interpreter>|M:\\boxed{1}\0"
         );
-        assert_eq!(show(&text, &tokens(&text, Dialect::Retool, &[65], "x").unwrap()), "|P:A|M:x\0");
-        let e = tokens(&text, Dialect::Retool, &[65], "<interpreter>1").unwrap_err();
+        assert_eq!(show(&text, &read(&text, Dialect::Retool, "x").unwrap()), "|P:A|M:x\0");
+        let e = read(&text, Dialect::Retool, "<interpreter>1").unwrap_err();
         assert_eq!(e.to_string(), "trace: <interpreter> is never closed");
     }
 
     #[test]
     fn spelled_out_lines_and_turns_are_not_doubled() {
         let text = Ascii::default();
-        let t =
-            tokens(&text, Dialect::Retool, &[65], "a</code>\n<interpreter>\n1\n</interpreter>\nb").unwrap();
+        let t = read(&text, Dialect::Retool, "a</code>\n<interpreter>\n1\n</interpreter>\nb").unwrap();
         assert_eq!(show(&text, &t), "|P:A|M:a</code>|T:\n<interpreter>\n|O:1|T:\n</interpreter>\n|M:b\0");
         let text = Ascii::with_tags();
         let written = "a</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response><|im_end|>\n<|im_start|>assistant\nb";
-        let t = tokens(&text, Dialect::Hermes, &[65], written).unwrap();
+        let t = read(&text, Dialect::Hermes, written).unwrap();
         assert_eq!(
             show(&text, &t),
             "|P:A|M:a</tool_call>|T:<|im_end|>\n<|im_start|>user\n<tool_response>\n|O:1\
