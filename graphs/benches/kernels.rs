@@ -134,30 +134,38 @@ fn gemv(bench: &Bench) {
     }
 }
 
-fn attentions(bench: &Bench) {
-    let a = Attention { heads: 9, kv_heads: 3, head_dim: 64, causal: true, scale: 0.125 };
+/// Forward and backward of `count` sequences of `n` tokens.
+fn sequences(bench: &Bench, a: &Attention, n: u32, count: u32) {
     let (qw, width) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let whole =
-        |n: u32, count: u32| -> Vec<Segment> { (0..count).map(|i| Segment::whole(i * n, n)).collect() };
-    let bytes = attention_scratch(&a, 2048, true).max(attention_backward_scratch(&a, 2048));
-    let mut buf = ScratchBuf::new(bytes);
-    for (n, count) in [(512, 1), (512, 4), (2048, 1)] {
-        let segs = whole(n, count);
-        let t = (n * count) as usize;
-        let pairs = (n as f64) * (n as f64 + 1.0) / 2.0 * count as f64;
-        let (q, k, v, dout) = (values(t * qw), values(t * width), values(t * width), values(t * qw));
-        let (mut out, mut lse) = (vec![0.0; t * qw], vec![0.0; t * a.heads]);
-        let flops = 4.0 * pairs * qw as f64;
-        bench.line(&format!("attention bf16 {count}x{n} (causal pairs)"), flops, "GFLOP/s", || {
-            attention(black_box(&q), &k, &v, true, &segs, &a, &mut out, &mut lse, &mut buf.get());
-        });
-        let (mut dq, mut dk, mut dv) = (vec![0.0; t * qw], vec![0.0; t * width], vec![0.0; t * width]);
-        bench.line(&format!("attention_backward bf16 {count}x{n}"), 2.5 * flops, "GFLOP/s", || {
-            let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
-            let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-            attention_backward(&saved, true, black_box(&dout), &segs, &a, grads, &mut buf.get());
-        });
+    let segs: Vec<Segment> = (0..count).map(|i| Segment::whole(i * n, n)).collect();
+    let t = (n * count) as usize;
+    let mut buf = ScratchBuf::new(attention_scratch(a, t, true).max(attention_backward_scratch(a, t)));
+    let pairs = (n as f64) * (n as f64 + 1.0) / 2.0 * count as f64;
+    let (q, k, v, dout) = (values(t * qw), values(t * width), values(t * width), values(t * qw));
+    let (mut out, mut lse) = (vec![0.0; t * qw], vec![0.0; t * a.heads]);
+    let (flops, name) =
+        (4.0 * pairs * qw as f64, format!("bf16 {count}x{n}, {} heads of {}", a.heads, a.head_dim));
+    bench.line(&format!("attention {name} (causal pairs)"), flops, "GFLOP/s", || {
+        attention(black_box(&q), &k, &v, true, &segs, a, &mut out, &mut lse, &mut buf.get());
+    });
+    attention(&q, &k, &v, true, &segs, a, &mut out, &mut lse, &mut buf.get());
+    let (mut dq, mut dk, mut dv) = (vec![0.0; t * qw], vec![0.0; t * width], vec![0.0; t * width]);
+    bench.line(&format!("attention_backward {name}"), 2.5 * flops, "GFLOP/s", || {
+        let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
+        let grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+        attention_backward(&saved, true, black_box(&dout), &segs, a, grads, &mut buf.get());
+    });
+}
+
+fn attentions(bench: &Bench) {
+    // A small model's training pass, then a model of 135M parameters.
+    let small = Attention { heads: 4, kv_heads: 4, head_dim: 32, causal: true, scale: 0.176_776_7 };
+    let a = Attention { heads: 9, kv_heads: 3, head_dim: 64, causal: true, scale: 0.125 };
+    for (a, n, count) in [(&small, 33, 32), (&a, 100, 8), (&a, 512, 1), (&a, 512, 4), (&a, 2048, 1)] {
+        sequences(bench, a, n, count);
     }
+    let (qw, width) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let mut buf = ScratchBuf::new(cached_attention_scratch(&a));
     // Decoding reads a cache larger than the processor's: 30 layers' worth.
     for (count, ctx) in [(1u32, 1024u32), (16, 512), (32, 1024)] {
         let layers = if count == 1 { 30 } else { 8 };

@@ -9,7 +9,7 @@ use std::f32::consts::LOG2_E;
 use half::bf16;
 
 use super::super::simd::{Elem, L, Simd, exp2, load, multiversion, store};
-use super::tile::{BK, GROUPS, Panel, panel_of_keys, panel_of_rows, product, row_tile, update};
+use super::tile::{BK, Panel, Rows, Start, panel_of_keys, panel_of_rows, product, row_tile, update};
 use super::{Attention, Segment, locate};
 use crate::cpu::par::{self, Parts, Shared};
 use crate::cpu::scratch::{Scratch, bytes_of};
@@ -42,7 +42,7 @@ const MR: usize = 4;
 
 fn work_units(a: &Attention) -> usize {
     let width = a.head_dim.next_multiple_of(L);
-    BK * (4 * a.head_dim + 5 * width + 3 * BK)
+    BK * (4 * a.head_dim + 5 * width + 2 * BK) + MR * (width + BK)
 }
 
 /// Bytes of scratch for [`attention_backward`] on `t` tokens.
@@ -173,11 +173,28 @@ struct Pair<'a> {
     query: usize,
     n: usize,
     head: usize,
-    /// Keys of the block that the first query sees, were there so many, and how many more each next one does.
+    /// Keys of the block that the first query sees, were there so many, and how many more each next one does: 0 or 1.
     seen: usize,
     more: usize,
     /// Keys in the block.
     keys: usize,
+    /// Whether nothing has been added to the block's `dk` and `dv` yet, and to the queries' `dq`.
+    first_of_keys: bool,
+    first_of_queries: bool,
+}
+
+impl Pair<'_> {
+    /// Keys that query `r` sees.
+    #[inline(always)]
+    fn visible(&self, r: usize) -> usize {
+        (self.seen + self.more * r).min(self.keys)
+    }
+
+    /// The first query that sees key `r`, which the last one does.
+    #[inline(always)]
+    fn from(&self, r: usize) -> usize {
+        self.more * (r + 1).saturating_sub(self.seen)
+    }
 }
 
 /// Tiles of one task, in units of 32 bits.
@@ -192,13 +209,15 @@ struct Tiles {
     dout: *mut u32,
     q_rows: *mut u32,
     dout_rows: *mut u32,
-    /// Probabilities and score gradients: `[query, key]` f32, then `[key, query]` row tiles.
-    p: *mut f32,
-    ds: *mut f32,
-    turned: *mut u32,
+    /// Probabilities and score gradients, `[units of queries][keys]`: what products read as rows of keys.
+    p: *mut u32,
+    ds: *mut u32,
     /// Sums over queries.
     dk: *mut f32,
     dv: *mut f32,
+    /// Of a strip of queries: score gradients as a row tile, and their sums over keys.
+    ds_rows: *mut u32,
+    dq: *mut f32,
 }
 
 multiversion! {
@@ -208,14 +227,16 @@ multiversion! {
         let mut next = work;
         let mut take = |n: usize| {
             let p = next;
-            next = next.add(BK * n);
+            next = next.add(n);
             p
         };
+        let (tile, panel, block) = (BK * hd / E::R, BK * width / E::R, BK * BK / E::R);
         let t = Tiles {
-            keys: take(hd), values: take(hd), q: take(hd), dout: take(hd),
-            key_rows: take(width), q_rows: take(width), dout_rows: take(width),
-            dk: take(width).cast(), dv: take(width).cast(),
-            p: take(BK).cast(), ds: take(BK).cast(), turned: take(BK),
+            keys: take(tile), values: take(tile), q: take(tile), dout: take(tile),
+            key_rows: take(panel), q_rows: take(panel), dout_rows: take(panel),
+            p: take(block), ds: take(block),
+            dk: take(BK * width).cast(), dv: take(BK * width).cast(),
+            ds_rows: take(MR * BK / E::R), dq: take(MR * width).cast(),
         };
         let group = a.heads / a.kv_heads;
         let ld = a.kv_heads * hd;
@@ -226,9 +247,8 @@ multiversion! {
                 let at = (own.q_start as usize + key) * ld + job.head * hd;
                 panel_of_keys::<S, E>(job.k.add(at), ld, keys, hd, t.keys);
                 panel_of_keys::<S, E>(job.v.add(at), ld, keys, hd, t.values);
-                panel_of_rows::<S, E>((job.k.add(at), ld), keys, hd, (t.key_rows, BK / E::R), width);
-                std::slice::from_raw_parts_mut(t.dk, BK * width).fill(0.0);
-                std::slice::from_raw_parts_mut(t.dv, BK * width).fill(0.0);
+                panel_of_rows::<S, E>((job.k.add(at), ld), keys, hd, (t.key_rows, keys.div_ceil(E::R)), width);
+                let mut first_of_keys = true;
                 for reader in job.members() {
                     let seg = &job.segs[reader];
                     // The first query of the segment that sees the block, and how many of its keys.
@@ -242,149 +262,137 @@ multiversion! {
                         for query in (first..seg.q_len as usize).step_by(BK) {
                             let n = (seg.q_len as usize - query).min(BK);
                             let seen = seen + more * (query - first);
-                            let pair = Pair { seg, query, n, head, seen, more, keys };
-                            gradients::<S, E>(job, &t, &pair, owner == 0 && key == 0);
+                            let first_of_queries = owner == 0 && key == 0;
+                            let pair = Pair { seg, query, n, head, seen, more, keys, first_of_keys, first_of_queries };
+                            gradients::<S, E>(job, &t, &pair);
+                            first_of_keys = false;
                         }
                     }
                 }
                 for r in 0..keys {
-                    std::ptr::copy_nonoverlapping(t.dk.add(r * width), job.dk.add(at + r * ld), hd);
-                    std::ptr::copy_nonoverlapping(t.dv.add(r * width), job.dv.add(at + r * ld), hd);
+                    for c in (0..hd).step_by(L) {
+                        let (w, from, to) = ((hd - c).min(L), r * width + c, at + r * ld + c);
+                        store::<S>(job.dk.add(to), w, S::load(t.dk.add(from)));
+                        store::<S>(job.dv.add(to), w, S::load(t.dv.add(from)));
+                    }
                 }
             }
         }
     }
 }
 
-/// What a pair of blocks adds to the gradients; `first` if `dq` is not there yet.
+/// What a pair of blocks adds to the gradients. What no query sees is not touched, in groups of 16 keys and units of queries.
 #[inline(always)]
-unsafe fn gradients<S: Simd, E: Elem>(job: &Job, t: &Tiles, pair: &Pair, first: bool) {
-    // SAFETY: as `family`.
+unsafe fn gradients<S: Simd, E: Elem>(job: &Job, t: &Tiles, pair: &Pair) {
+    // SAFETY: as `family`. The first pair of a block of keys is its own segment's and shows every key to some query.
     unsafe {
         let (n, width) = (pair.n, job.a.head_dim.next_multiple_of(L));
         let row = (pair.seg.q_start as usize + pair.query) * job.a.heads + pair.head;
         queries::<S, E>(job, t, row, n);
         for r in (0..n).step_by(MR) {
-            match (n - r).min(MR) {
-                4 => scores::<S, E, 4>(job, t, pair, row, r),
-                3 => scores::<S, E, 3>(job, t, pair, row, r),
-                2 => scores::<S, E, 2>(job, t, pair, row, r),
-                _ => scores::<S, E, 1>(job, t, pair, row, r),
+            let all = r + MR <= n && pair.visible(r) == BK;
+            match pair.visible(r + MR - 1).div_ceil(L) {
+                1 => weigh::<S, E, 1, true>(job, t, pair, row, r),
+                2 => weigh::<S, E, 2, true>(job, t, pair, row, r),
+                3 => weigh::<S, E, 3, true>(job, t, pair, row, r),
+                _ if all => weigh::<S, E, 4, false>(job, t, pair, row, r),
+                _ => weigh::<S, E, 4, true>(job, t, pair, row, r),
+            }
+            add_dq::<S, E>(job, t, pair, row, r);
+        }
+        let start = if pair.first_of_keys { Start::Zero } else { Start::Kept };
+        for r in (0..pair.visible(n - 1)).step_by(MR) {
+            let first = pair.from(r) / E::R;
+            let units = n.div_ceil(E::R) - first;
+            for (sum, rows, panel) in [(t.dv, t.p, t.dout_rows), (t.dk, t.ds, t.q_rows)] {
+                let rows = Rows { at: rows.add(first * BK + r), row: 1, unit: BK };
+                let panel = Panel::of_columns(panel.add(first * width), width, std::ptr::null());
+                update::<S, E, MR>((sum.add(r * width), width), start, rows, panel, units, width);
             }
         }
-        std::slice::from_raw_parts_mut(t.p.add(n * BK), (BK - n) * BK).fill(0.0);
-        std::slice::from_raw_parts_mut(t.ds.add(n * BK), (BK - n) * BK).fill(0.0);
-        turn::<S, E>(t.p, t.turned);
-        rows_by_panel::<S, E>(t.turned, t.dout_rows, t.dv, width);
-        turn::<S, E>(t.ds, t.turned);
-        rows_by_panel::<S, E>(t.turned, t.q_rows, t.dk, width);
-        add_dq::<S, E>(job, t, row, n, width, first);
     }
 }
 
-/// Packs `n` queries and their `dout`, the first at row `row` of `lse`.
+/// Packs `n` queries and their `dout`, the first at row `row` of `lse`; zeros complete the last strip's.
 #[inline(always)]
 unsafe fn queries<S: Simd, E: Elem>(job: &Job, t: &Tiles, row: usize, n: usize) {
     // SAFETY: as `family`.
     unsafe {
         let (hd, ld) = (job.a.head_dim, job.a.heads * job.a.head_dim);
-        let width = hd.next_multiple_of(L);
-        let (q, dout) = (job.q.add(row * hd), job.dout.add(row * hd));
-        for r in 0..n {
-            row_tile::<S, E>(q.add(r * ld), hd, t.q.add(r * hd / E::R));
-            row_tile::<S, E>(dout.add(r * ld), hd, t.dout.add(r * hd / E::R));
+        let (width, units) = (hd.next_multiple_of(L), hd / E::R);
+        for (src, tile, panel) in [(job.q, t.q, t.q_rows), (job.dout, t.dout, t.dout_rows)] {
+            let src = src.add(row * hd);
+            for r in 0..n {
+                row_tile::<S, E>(src.add(r * ld), hd, tile.add(r * units));
+            }
+            let rest = n.next_multiple_of(MR) - n;
+            std::slice::from_raw_parts_mut(tile.add(n * units), rest * units).fill(0);
+            panel_of_rows::<S, E>((src, ld), n, hd, (panel, n.div_ceil(E::R)), width);
         }
-        panel_of_rows::<S, E>((q, ld), n, hd, (t.q_rows, BK / E::R), width);
-        panel_of_rows::<S, E>((dout, ld), n, hd, (t.dout_rows, BK / E::R), width);
     }
 }
 
-/// Probabilities and score gradients of rows `r..r + M` of a block whose first row of `lse` is `row`.
+/// Probabilities and score gradients of rows `r..r + MR` of a pair on its first `N` groups of keys, zero where a row doesn't
+/// see a key; `MASKED` unless there is none such. `row` is the place of the pair's first query in `lse`.
 #[inline(always)]
-unsafe fn scores<S: Simd, E: Elem, const M: usize>(job: &Job, t: &Tiles, pair: &Pair, row: usize, r: usize) {
+unsafe fn weigh<S: Simd, E: Elem, const N: usize, const MASKED: bool>(
+    job: &Job,
+    t: &Tiles,
+    pair: &Pair,
+    row: usize,
+    r: usize,
+) {
     // SAFETY: as `family`.
     unsafe {
-        let units = job.a.head_dim / E::R;
+        let (hd, heads, rows) = (job.a.head_dim, job.a.heads, (pair.n - r).min(MR));
+        let units = hd / E::R;
+        let tile = |x: *mut u32| Rows::of_tile(x.add(r * units), units);
         let keys = |panel: *mut u32| Panel::of_keys(panel, units, std::ptr::null());
-        let mut score = [[S::splat(0.0); GROUPS]; M];
-        let mut dp = [[S::splat(0.0); GROUPS]; M];
-        product::<S, E, M, GROUPS>(&mut score, (t.q.add(r * units), units), keys(t.keys), units);
-        product::<S, E, M, GROUPS>(&mut dp, (t.dout.add(r * units), units), keys(t.values), units);
-        let scale = S::splat(job.a.scale);
-        let power = S::splat(job.a.scale * LOG2_E);
-        for i in 0..M {
-            let at = row + (r + i) * job.a.heads;
+        let (mut p, mut ds) = ([[S::splat(0.0); N]; MR], [[S::splat(0.0); N]; MR]);
+        product::<S, E, MR, N>(&mut p, tile(t.q), keys(t.keys), units);
+        product::<S, E, MR, N>(&mut ds, tile(t.dout), keys(t.values), units);
+        let (scale, power) = (S::splat(job.a.scale), S::splat(job.a.scale * LOG2_E));
+        for i in 0..MR {
+            let at = row + (r + i.min(rows - 1)) * heads;
             let (lse, dot) = (S::splat(-*job.lse.add(at) * LOG2_E), S::splat(*job.dots.add(at)));
-            let visible = (pair.seen + pair.more * (r + i)).min(pair.keys);
-            for v in 0..GROUPS {
-                let shown = visible.saturating_sub(v * L).min(L);
-                let p = exp2::<S>(S::fma(score[i][v], power, lse));
-                let p = S::keep(shown, p, S::splat(0.0));
-                let ds = S::mul(S::mul(p, S::sub(dp[i][v], dot)), scale);
-                S::store(t.p.add((r + i) * BK + v * L), p);
-                S::store(t.ds.add((r + i) * BK + v * L), ds);
+            let visible = if i < rows { pair.visible(r + i) } else { 0 };
+            for v in 0..N {
+                let mut x = exp2::<S>(S::fma(p[i][v], power, lse));
+                if MASKED {
+                    x = S::keep(visible.saturating_sub(v * L).min(L), x, S::splat(0.0));
+                }
+                let y = S::mul(S::mul(x, S::sub(ds[i][v], dot)), scale);
+                E::narrow::<S>(t.ds_rows.cast::<E>().add(i * BK + v * L), L, y);
+                (p[i][v], ds[i][v]) = (x, y);
+            }
+        }
+        for i in (0..MR).step_by(E::R) {
+            for v in 0..N {
+                let at = (r + i) / E::R * BK + v * L;
+                S::store_i(t.p.add(at), E::unit::<S>(p[i][v], p[i + E::R - 1][v]));
+                S::store_i(t.ds.add(at), E::unit::<S>(ds[i][v], ds[i + E::R - 1][v]));
             }
         }
     }
 }
 
-/// A `[query, key]` block as row tiles `[key, query]`.
+/// `dq (=, or += unless first) ds · keys` for rows `r..r + MR` of a pair.
 #[inline(always)]
-unsafe fn turn<S: Simd, E: Elem>(src: *const f32, dst: *mut u32) {
-    // SAFETY: blocks are BK by BK.
+unsafe fn add_dq<S: Simd, E: Elem>(job: &Job, t: &Tiles, pair: &Pair, row: usize, r: usize) {
+    // SAFETY: as `family`.
     unsafe {
-        for r in (0..BK).step_by(L) {
-            for c in (0..BK).step_by(L) {
-                let mut block = [S::splat_i(0); 16];
-                for (i, x) in block.iter_mut().enumerate() {
-                    *x = S::as_i(S::load(src.add((r + i) * BK + c)));
-                }
-                for (i, &x) in S::transpose(block).iter().enumerate() {
-                    E::narrow::<S>(dst.cast::<E>().add((c + i) * BK + r), L, S::as_f(x));
-                }
-            }
-        }
-    }
-}
-
-/// `sum[row, lane] += Σ_u a[row, u] b[u, lane]` over a whole block.
-#[inline(always)]
-unsafe fn rows_by_panel<S: Simd, E: Elem>(a: *const u32, b: *const u32, sum: *mut f32, width: usize) {
-    // SAFETY: tiles of a block.
-    unsafe {
-        let units = BK / E::R;
-        for r in (0..BK).step_by(MR) {
-            update::<S, E, MR>(
-                (sum.add(r * width), width),
-                None,
-                (a.add(r * units), units),
-                Panel::of_columns(b, width, std::ptr::null()),
-                units,
-                width,
-            );
-        }
-    }
-}
-
-/// `dq (=, or += unless first) ds · keys` for the `n` queries of a block.
-#[inline(always)]
-unsafe fn add_dq<S: Simd, E: Elem>(job: &Job, t: &Tiles, row: usize, n: usize, width: usize, first: bool) {
-    // SAFETY: as `family`; `turned` and the panels of the queries are free by now.
-    unsafe {
-        let (hd, units) = (job.a.head_dim, BK / E::R);
-        for r in 0..BK {
-            row_tile::<S, E>(t.ds.add(r * BK), BK, t.turned.add(r * units));
-        }
-        // The queries' panels are used up: they hold the sums.
-        let sum = t.dout_rows.cast::<f32>();
-        std::slice::from_raw_parts_mut(sum, BK * width).fill(0.0);
-        rows_by_panel::<S, E>(t.turned, t.key_rows, sum, width);
-        for r in 0..n {
-            let dq = job.dq.add((row + r * job.a.heads) * hd);
+        let (hd, heads, rows) = (job.a.head_dim, job.a.heads, (pair.n - r).min(MR));
+        let width = hd.next_multiple_of(L);
+        let ds_rows = Rows::of_tile(t.ds_rows, BK / E::R);
+        let key_rows = Panel::of_columns(t.key_rows, width, std::ptr::null());
+        let units = pair.visible(r + rows - 1).div_ceil(E::R);
+        update::<S, E, MR>((t.dq, width), Start::Zero, ds_rows, key_rows, units, width);
+        for i in 0..rows {
+            let dq = job.dq.add((row + (r + i) * heads) * hd);
             for c in (0..hd).step_by(L) {
                 let w = (hd - c).min(L);
-                let x = S::load(sum.add(r * width + c));
-                let x = if first { x } else { S::add(load::<S>(dq.add(c), w), x) };
+                let x = S::load(t.dq.add(i * width + c));
+                let x = if pair.first_of_queries { x } else { S::add(load::<S>(dq.add(c), w), x) };
                 store::<S>(dq.add(c), w, x);
             }
         }

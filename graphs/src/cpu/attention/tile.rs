@@ -41,44 +41,81 @@ impl Panel {
     }
 }
 
-/// `acc[r][v] += Σ_u a[r, u] · b[u, v]` for `units` units of the row tile `a` and the panel `b`.
+/// Rows as [`product`] reads them: unit `u` of row `r` is at `at + r * row + u * unit`.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    pub at: *const u32,
+    pub row: usize,
+    pub unit: usize,
+}
+
+impl Rows {
+    /// A row tile of `units` to a row.
+    pub fn of_tile(at: *const u32, units: usize) -> Self {
+        Rows { at, row: units, unit: 1 }
+    }
+}
+
+/// What a sum begins from.
+#[derive(Clone, Copy)]
+pub enum Start<'a> {
+    Zero,
+    /// What is there.
+    Kept,
+    /// What is there, times a factor a row.
+    Scaled(&'a [f32]),
+}
+
+/// `acc[r][v] += Σ_u a[r, u] · b[u, v]` for `units` units of the rows `a` and the panel `b`.
 #[inline(always)]
 pub unsafe fn product<S: Simd, E: Elem, const M: usize, const N: usize>(
     acc: &mut [[S::F; N]; M],
-    (a, lda): (*const u32, usize),
+    a: Rows,
     b: Panel,
     units: usize,
 ) {
     // SAFETY: the caller's tiles hold the sizes named; prefetching touches no memory.
     unsafe {
         let mut sum = *acc;
-        for u in 0..units {
-            let mut bv = [S::splat_i(0); N];
-            for (v, x) in bv.iter_mut().enumerate() {
-                *x = S::load_i(b.at.add(u * b.unit + v * b.vector));
-            }
-            if !b.next.is_null() {
-                for v in 0..N {
-                    S::prefetch(b.next.wrapping_add(u * b.unit + v * b.vector).cast());
+        macro_rules! step {
+            ($u:expr) => {{
+                let (a_at, b_at) = (a.at.add($u * a.unit), b.at.add($u * b.unit));
+                let mut bv = [S::splat_i(0); N];
+                for (v, x) in bv.iter_mut().enumerate() {
+                    *x = S::load_i(b_at.add(v * b.vector));
                 }
-            }
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let av = S::splat_i(*a.add(r * lda + u));
-                for (sum, &bv) in sum.iter_mut().zip(&bv) {
-                    *sum = E::mac::<S>(*sum, av, bv);
+                if !b.next.is_null() {
+                    for v in 0..N {
+                        S::prefetch(b.next.wrapping_add($u * b.unit + v * b.vector).cast());
+                    }
                 }
-            }
+                for (r, sum) in sum.iter_mut().enumerate() {
+                    let av = S::splat_i(*a_at.add(r * a.row));
+                    for (sum, &bv) in sum.iter_mut().zip(&bv) {
+                        *sum = E::mac::<S>(*sum, av, bv);
+                    }
+                }
+            }};
+        }
+        let mut u = 0;
+        while u + 2 <= units {
+            step!(u);
+            step!(u + 1);
+            u += 2;
+        }
+        if u < units {
+            step!(u);
         }
         *acc = sum;
     }
 }
 
-/// `c[r] = c[r] · scale[r] + Σ_u a[r, u] · b[u]` over `width` lanes (a multiple of 16), in place.
+/// `c[r] = start + Σ_u a[r, u] · b[u]` over `width` lanes (a multiple of 16), in place.
 #[inline(always)]
 pub unsafe fn update<S: Simd, E: Elem, const M: usize>(
     (c, ldc): (*mut f32, usize),
-    scale: Option<&[f32]>,
-    a: (*const u32, usize),
+    start: Start,
+    a: Rows,
     b: Panel,
     units: usize,
     width: usize,
@@ -86,30 +123,61 @@ pub unsafe fn update<S: Simd, E: Elem, const M: usize>(
     // SAFETY: the caller's tiles hold the sizes named.
     unsafe {
         let mut j = 0;
-        while j < width {
-            macro_rules! step {
-                ($n:literal) => {{
-                    let mut acc = [[S::splat(0.0); $n]; M];
-                    for r in 0..M {
-                        for v in 0..$n {
-                            let x = S::load(c.add(r * ldc + j + v * L));
-                            acc[r][v] = match scale {
-                                Some(s) => S::mul(x, S::splat(s[r])),
-                                None => x,
-                            };
+        macro_rules! step {
+            ($n:literal) => {{
+                let mut acc = [[S::splat(0.0); $n]; M];
+                for r in 0..M {
+                    for v in 0..$n {
+                        let at = c.add(r * ldc + j + v * L);
+                        match start {
+                            Start::Zero => {}
+                            Start::Kept => acc[r][v] = S::load(at),
+                            Start::Scaled(s) => acc[r][v] = S::mul(S::load(at), S::splat(s[r])),
                         }
                     }
-                    product::<S, E, M, $n>(&mut acc, a, b.from(j / L), units);
-                    for r in 0..M {
-                        for v in 0..$n {
-                            S::store(c.add(r * ldc + j + v * L), acc[r][v]);
-                        }
+                }
+                product::<S, E, M, $n>(&mut acc, a, b.from(j / L), units);
+                for r in 0..M {
+                    for v in 0..$n {
+                        S::store(c.add(r * ldc + j + v * L), acc[r][v]);
                     }
-                    j += $n * L;
-                }};
-            }
-            if j + 4 * L <= width { step!(4) } else { step!(1) }
+                }
+                j += $n * L;
+            }};
         }
+        while j < width {
+            match (width - j) / L {
+                1 => step!(1),
+                2 | 3 => step!(2),
+                _ => step!(4),
+            }
+        }
+    }
+}
+
+/// Sixteen units of the numbers from `src` on.
+#[inline(always)]
+unsafe fn units_at<S: Simd, E: Elem>(src: *const f32) -> S::I {
+    // SAFETY: `src` holds `16 R` numbers.
+    unsafe {
+        match E::R {
+            1 => S::as_i(S::load(src)),
+            _ => S::join_bf16(S::load(src), S::load(src.add(L))),
+        }
+    }
+}
+
+/// The first units of those of `cols` numbers at `src`, the rest zero.
+#[inline(always)]
+unsafe fn first_units<S: Simd, E: Elem>(src: *const f32, cols: usize) -> S::I {
+    // SAFETY: `src` holds `cols` numbers.
+    unsafe {
+        if cols >= L * E::R {
+            return units_at::<S, E>(src);
+        }
+        let mut row = [0u32; L];
+        row_tile::<S, E>(src, cols, row.as_mut_ptr());
+        S::load_i(row.as_ptr())
     }
 }
 
@@ -126,14 +194,16 @@ pub unsafe fn group_of_keys<S: Simd, E: Elem>(
     unsafe {
         let units = cols / E::R;
         for u in (0..units).step_by(L) {
-            let mut rows = [[0u32; L]; L];
-            for (i, row) in rows.iter_mut().enumerate().take(n) {
-                let (at, w) = (src.add(i * ld + u * E::R), (cols - u * E::R).min(L * E::R));
-                row_tile::<S, E>(at, w, row.as_mut_ptr());
-            }
+            let (at, cols) = (src.add(u * E::R), cols - u * E::R);
             let mut block = [S::splat_i(0); L];
-            for (x, row) in block.iter_mut().zip(&rows) {
-                *x = S::load_i(row.as_ptr());
+            if n == L && cols >= L * E::R {
+                for (i, x) in block.iter_mut().enumerate() {
+                    *x = units_at::<S, E>(at.add(i * ld));
+                }
+            } else {
+                for (i, x) in block.iter_mut().enumerate().take(n) {
+                    *x = first_units::<S, E>(at.add(i * ld), cols);
+                }
             }
             for (i, &x) in S::transpose(block).iter().enumerate().take(units - u) {
                 S::store_i(dst.add((u + i) * L), x);
@@ -142,7 +212,7 @@ pub unsafe fn group_of_keys<S: Simd, E: Elem>(
     }
 }
 
-/// `n <= BK` rows of `src` as a panel over keys; missing ones are zero.
+/// `n <= BK` rows of `src` as the groups of a panel over keys that they take; what is missing of the last is zero.
 #[inline(always)]
 pub unsafe fn panel_of_keys<S: Simd, E: Elem>(
     src: *const f32,
@@ -151,12 +221,11 @@ pub unsafe fn panel_of_keys<S: Simd, E: Elem>(
     cols: usize,
     dst: *mut u32,
 ) {
-    for first in (0..BK).step_by(L) {
-        let rows = n.saturating_sub(first).min(L);
-        // SAFETY: as `group_of_keys`; `dst` holds `GROUPS` of them.
+    for first in (0..n).step_by(L) {
+        // SAFETY: as `group_of_keys`; `dst` holds as many of them.
         unsafe {
-            let at = src.wrapping_add(first * ld);
-            group_of_keys::<S, E>(at, ld, rows, cols, dst.add(first * (cols / E::R)));
+            let at = src.add(first * ld);
+            group_of_keys::<S, E>(at, ld, (n - first).min(L), cols, dst.add(first * (cols / E::R)));
         }
     }
 }
@@ -174,26 +243,34 @@ pub unsafe fn panel_of_rows<S: Simd, E: Elem>(
     unsafe {
         for u in 0..units {
             let (first, rows) = (u * E::R, n.saturating_sub(u * E::R).min(E::R));
-            for c in (0..width).step_by(L) {
+            let (src, dst) = (src.wrapping_add(first * ld), dst.add(u * width));
+            let whole = if rows == E::R { cols - cols % L } else { 0 };
+            for c in (0..whole).step_by(L) {
+                let (a, b) = (S::load(src.add(c)), S::load(src.add((E::R - 1) * ld + c)));
+                S::store_i(dst.add(c), E::unit::<S>(a, b));
+            }
+            for c in (whole..width).step_by(L) {
                 let w = cols.saturating_sub(c).min(L);
-                let at = src.wrapping_add(first * ld + c);
                 let mut pair = [S::splat(0.0); 2];
                 for (i, x) in pair.iter_mut().enumerate().take(rows) {
-                    *x = load::<S>(at.wrapping_add(i * ld), w);
+                    *x = load::<S>(src.wrapping_add(i * ld + c), w);
                 }
-                let x = if E::R == 1 { S::as_i(pair[0]) } else { S::pair_bf16(pair[0], pair[1]) };
-                S::store_i(dst.add(u * width + c), x);
+                S::store_i(dst.add(c), E::unit::<S>(pair[0], pair[1]));
             }
         }
     }
 }
 
-/// One row of `cols` values as units of a row tile.
+/// `cols` numbers as units of a row tile; several rows of an even number each, one behind the other, are one.
 #[inline(always)]
 pub unsafe fn row_tile<S: Simd, E: Elem>(src: *const f32, cols: usize, dst: *mut u32) {
     // SAFETY: `src` holds `cols` values and `dst` their units.
     unsafe {
-        for c in (0..cols).step_by(L) {
+        let whole = cols - cols % (L * E::R);
+        for c in (0..whole).step_by(L * E::R) {
+            S::store_i(dst.add(c / E::R), units_at::<S, E>(src.add(c)));
+        }
+        for c in (whole..cols).step_by(L) {
             let w = (cols - c).min(L);
             E::narrow::<S>(dst.cast::<E>().add(c), w, load::<S>(src.add(c), w));
         }
@@ -212,7 +289,8 @@ multiversion! {
             let (group, lane) = (dst.add(at / L * L * units), at % L);
             let rows = (end - at).min(L - lane);
             let src = k.add((at - first) * ld);
-            if lane == 0 && rows == L {
+            // From its first lane on, a group may be written whole: what comes after is not there yet.
+            if lane == 0 && rows >= 4 {
                 group_of_keys::<S, E>(src, ld, rows, cols, group);
             } else {
                 for i in 0..rows {

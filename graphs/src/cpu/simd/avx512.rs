@@ -274,6 +274,16 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn join_bf16(a: __m512, b: __m512) -> __m512i {
+        unsafe {
+            if BF16 {
+                return transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+            }
+            let low = _mm512_castsi256_si512(narrow::<BF16>(a));
+            _mm512_inserti64x4::<1>(low, narrow::<BF16>(b))
+        }
+    }
+    #[inline(always)]
     unsafe fn pair_high(a: __m512, b: __m512) -> __m512i {
         unsafe {
             let lo = _mm512_srli_epi32::<16>(_mm512_castps_si512(a));

@@ -83,6 +83,17 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn store_bf16_n(p: *mut u16, n: usize, x: Self::F);
     /// `(a, b)` rounded to bf16 and interleaved: lane `i` holds `a[i]` below `b[i]`.
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I;
+    /// The lanes of `a`, then those of `b`, rounded to bf16.
+    #[inline(always)]
+    unsafe fn join_bf16(a: Self::F, b: Self::F) -> Self::I {
+        let mut x = [0u32; L];
+        // SAFETY: 32 bf16 have room.
+        unsafe {
+            Self::store_bf16(x.as_mut_ptr().cast(), a);
+            Self::store_bf16(x.as_mut_ptr().cast::<u16>().add(L), b);
+            Self::load_i(x.as_ptr())
+        }
+    }
     /// As `pair_bf16` for values that are bf16 already.
     unsafe fn pair_high(a: Self::F, b: Self::F) -> Self::I;
     /// Fetches the cache line of `p`, which may be any address.
