@@ -421,7 +421,8 @@ pub struct RlConfig {
     pub num_iterations: usize,
     /// Mini-batches (optimizer steps) a pass.
     pub num_mini_batches: usize,
-    /// Tokens in a micro-batch at most: bounds memory, does not change the gradient.
+    /// Tokens that a micro-batch runs at most, what samples of a problem begin with counted once: bounds memory, does not
+    /// change the gradient.
     pub micro_batch_tokens: usize,
     /// The ratio is clipped from below at 1 − this.
     pub clip_range_low: f32,

@@ -1,9 +1,10 @@
 //! From trajectories to micro-batches: which tokens the loss sees, how much each weighs, how they are packed.
 //!
 //! A weight is the mask divided by a denominator of the whole mini-batch, so the gradient of a mini-batch is the
-//! sum of its micro-batches' however it is cut. Nothing is padded and no sequence is split.
+//! sum of its micro-batches' however it is cut. Nothing is padded and no sequence is split, nor, if it can be helped, the
+//! samples of a prompt, which a trainer runs once for all of them that share a micro-batch.
 
-use toolsmith_models::batch::TrainBatch;
+use toolsmith_models::batch::{TrainBatch, in_common};
 
 use crate::config::Aggregation;
 
@@ -52,10 +53,31 @@ pub fn loss_weights(
     masks.iter().zip(&counts).map(row).collect()
 }
 
-/// Micro-batches of at most `micro_batch_tokens` tokens, in the order given; a longer sequence stands alone.
+/// What a trainer runs of a sequence.
+struct Run<'a> {
+    /// Its index.
+    index: usize,
+    /// The tokens before its last scored one.
+    tokens: &'a [u32],
+    /// Its scored tokens.
+    scored: usize,
+}
+
+impl<'a> Run<'a> {
+    /// `None` if no token is scored.
+    fn of((index, sequence): (usize, &&'a Sequence)) -> Option<Self> {
+        let last = sequence.mask.iter().rposition(|&m| m)?;
+        let scored = sequence.mask.iter().filter(|m| **m).count();
+        Some(Self { index, tokens: &sequence.tokens[..last], scored })
+    }
+}
+
+/// Micro-batches in the order given, each with the index of every sequence in it. At most `micro_batch_tokens` tokens are run
+/// and as many scored; a longer sequence stands alone.
 ///
-/// With each comes the index of every sequence in it. Sequences without a token in the loss are left out.
-/// All sequences must have the same number of columns.
+/// Sequences one behind the other that begin alike are parted only where they don't fit a micro-batch together: what they
+/// have in common is run, and counted, once. Sequences without a token in the loss are left out. All must have the same
+/// number of columns.
 pub fn pack(
     sequences: &[&Sequence],
     aggregation: Aggregation,
@@ -64,24 +86,45 @@ pub fn pack(
 ) -> Vec<(TrainBatch, Vec<usize>)> {
     let masks: Vec<&[bool]> = sequences.iter().map(|s| s.mask.as_slice()).collect();
     let weights = loss_weights(&masks, aggregation, max_completion_length);
+    let runs: Vec<Run> = sequences.iter().enumerate().filter_map(Run::of).collect();
     let mut out: Vec<(TrainBatch, Vec<usize>)> = Vec::new();
-    for (i, (sequence, weights)) in sequences.iter().zip(&weights).enumerate() {
-        if !sequence.mask.contains(&true) {
-            continue;
-        }
-        let fits = |batch: &TrainBatch| batch.tokens.len() + sequence.tokens.len() <= micro_batch_tokens;
-        if !out.last().is_some_and(|(batch, _)| fits(batch)) {
-            let columns = vec![Vec::new(); sequence.columns.len()];
+    // Of the last micro-batch: tokens run and scored.
+    let mut used = None;
+    let mut rest = &runs[..];
+    while let Some((root, others)) = rest.split_first() {
+        let shared = |run: &Run| in_common(root.tokens, run.tokens);
+        let group = &rest[..1 + others.iter().take_while(|run| shared(run) > 0).count()];
+        // How many of the group fit behind what is used, and what is used then.
+        let fitting = |mut used: [usize; 2]| {
+            let mut n = 0;
+            for run in group {
+                let new = run.tokens.len() - if n > 0 { shared(run) } else { 0 };
+                let next = [used[0] + new, used[1] + run.scored];
+                if next.iter().any(|&x| x > micro_batch_tokens) && (n > 0 || used != [0; 2]) {
+                    break;
+                }
+                (n, used) = (n + 1, next);
+            }
+            (n, used)
+        };
+        let (mut taken, alone) = (used.map_or((0, [0; 2]), &fitting), fitting([0; 2]));
+        if taken.0 == 0 || (taken.0 < group.len() && alone.0 == group.len()) {
+            let columns = vec![Vec::new(); sequences[root.index].columns.len()];
             out.push((TrainBatch { columns, ..Default::default() }, Vec::new()));
+            taken = alone;
         }
-        let (batch, members) = out.last_mut().expect("one was just made");
-        members.push(i);
-        batch.tokens.extend_from_slice(&sequence.tokens);
-        batch.lens.push(sequence.tokens.len());
-        batch.weights.extend(weights.iter().map(|&w| w as f32));
-        for (column, values) in batch.columns.iter_mut().zip(&sequence.columns) {
-            column.extend_from_slice(values);
+        let (batch, members) = out.last_mut().expect("nothing fits where no batch is");
+        for run in &group[..taken.0] {
+            let (sequence, weights) = (sequences[run.index], &weights[run.index]);
+            members.push(run.index);
+            batch.tokens.extend_from_slice(&sequence.tokens);
+            batch.lens.push(sequence.tokens.len());
+            batch.weights.extend(weights.iter().map(|&w| w as f32));
+            for (column, values) in batch.columns.iter_mut().zip(&sequence.columns) {
+                column.extend_from_slice(values);
+            }
         }
+        (rest, used) = (&rest[taken.0..], Some(taken.1));
     }
     out
 }
@@ -151,16 +194,45 @@ mod tests {
         assert!((norm[0] - 0.15).abs() < 1e-12 && (norm[1] - 0.05).abs() < 1e-12);
     }
 
+    /// Lengths and members of each micro-batch.
+    fn cut(sequences: &[&Sequence], budget: usize) -> Vec<(Vec<usize>, Vec<usize>)> {
+        let packed = pack(sequences, Aggregation::TokenMean, 1, budget);
+        assert!(packed.iter().all(|(batch, _)| batch.weights[0] == 0.0), "nothing predicts a first token");
+        packed.into_iter().map(|(batch, members)| (batch.lens, members)).collect()
+    }
+
     #[test]
     fn a_sequence_longer_than_a_micro_batch_stands_alone() {
-        let sequence = |n: usize| Sequence::new(vec![7; n], vec![true; n]);
+        let sequence = |n: usize| Sequence::new(vec![n as u32; n], vec![true; n]);
         let (a, b, c, empty) =
             (sequence(3), sequence(9), sequence(2), Sequence::new(vec![1, 2], vec![false; 2]));
-        let packed = pack(&[&a, &b, &empty, &c], Aggregation::TokenMean, 1, 5);
-        let lens: Vec<_> =
-            packed.iter().map(|(batch, members)| (batch.lens.clone(), members.clone())).collect();
-        assert_eq!(lens, [(vec![3], vec![0]), (vec![9], vec![1]), (vec![2], vec![3])]);
-        assert!(packed.iter().all(|(batch, _)| batch.weights[0] == 0.0), "nothing predicts a first token");
+        let packed = cut(&[&a, &b, &empty, &c], 5);
+        assert_eq!(packed, [(vec![3], vec![0]), (vec![9], vec![1]), (vec![2], vec![3])]);
+    }
+
+    #[test]
+    fn samples_of_a_prompt_are_run_together() {
+        // 20 tokens of a prompt and 11 of a completion, of which 30 are run.
+        let sample = |prompt: u32, end: u32| {
+            let tokens = (0..31).map(|i| if i < 20 { 100 * prompt + i } else { 10_000 + 100 * end + i });
+            Sequence::new(tokens.collect(), (0..31).map(|i| i >= 20).collect())
+        };
+        let samples: Vec<Sequence> = (0..6).map(|i| sample(i / 3, i)).collect();
+        let samples: Vec<&Sequence> = samples.iter().collect();
+        let members = |budget| cut(&samples, budget).into_iter().map(|(_, m)| m).collect::<Vec<_>>();
+        // A prompt's samples take 30 + 10 + 10 rows.
+        assert_eq!(members(100), [[0, 1, 2, 3, 4, 5]]);
+        assert_eq!(members(99), [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(members(50), [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(members(49), [vec![0, 1], vec![2], vec![3, 4], vec![5]]);
+        assert_eq!(members(29), [[0], [1], [2], [3], [4], [5]]);
+        // A prompt that does not fit in any case begins where there is room.
+        let short = Sequence::new(vec![7; 12], vec![true; 12]);
+        let packed = cut(&[&short, samples[0], samples[1], samples[2]], 45);
+        assert_eq!(packed.into_iter().map(|(_, m)| m).collect::<Vec<_>>(), [[0, 1], [2, 3]]);
+        // Scored tokens are counted as often as they are.
+        let same: Vec<&Sequence> = vec![samples[0]; 4];
+        assert_eq!(cut(&same, 33).iter().map(|(_, m)| m.len()).collect::<Vec<_>>(), [3, 1]);
     }
 
     proptest! {
@@ -179,7 +251,12 @@ mod tests {
             let sequences: Vec<&Sequence> = sequences.iter().collect();
             let whole = pack(&sequences, ALL[which], 8, usize::MAX);
             let cut = pack(&sequences, ALL[which], 8, budget);
-            prop_assert!(cut.iter().all(|(b, _)| b.tokens.len() <= budget || b.lens.len() == 1));
+            for (b, members) in &cut {
+                let run = members.iter().filter_map(|&i| Run::of((i, &sequences[i])));
+                let (run, scored) = run.fold((0, 0), |sum, r| (sum.0 + r.tokens.len(), sum.1 + r.scored));
+                // Tokens below 50 in so short sequences have little in common.
+                prop_assert!(run.max(scored) <= budget || b.lens.len() == 1);
+            }
             prop_assert!(cut.iter().all(|(b, _)| b.lens.iter().sum::<usize>() == b.tokens.len()));
             let flat = |packed: &[(TrainBatch, Vec<usize>)]| {
                 let mut all = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -167,9 +167,12 @@ pub fn step(
         let mut order: Vec<usize> = (0..trajectories.len()).collect();
         Rng::new(derive(config.run.seed, ORDER), step as u32, iteration as u32).shuffle(&mut order);
         for mini_batch in even_chunks(&order, rl.num_mini_batches) {
+            // Samples of a problem one behind the other: a pass runs what they have in common once.
+            let mut mini_batch = mini_batch.to_vec();
+            mini_batch.sort_unstable();
             if !critic_only {
                 let aggregation = rl.loss_aggregation;
-                descend(config, policy, &policy_view, mini_batch, aggregation, &objective, lr, &mut sums)?;
+                descend(config, policy, &policy_view, &mini_batch, aggregation, &objective, lr, &mut sums)?;
             }
             if let Some(critic) = critic.as_deref_mut() {
                 let (aggregation, sums) = (Aggregation::TokenMean, &mut value_sums);
@@ -177,7 +180,7 @@ pub fn step(
                     config,
                     critic,
                     &critic_view,
-                    mini_batch,
+                    &mini_batch,
                     aggregation,
                     &value_objective,
                     critic_lr,
@@ -268,6 +271,8 @@ fn descend<L: Learner + ?Sized>(
     for (batch, _) in &micro_batches {
         let out = model.accumulate(batch, objective)?;
         sums.loss += out.loss;
+        sums.rows += out.rows as f64;
+        sums.tokens += batch.tokens.len() as f64;
         if let Objective::Policy(loss) = objective {
             sums.add_tokens(batch, &out, loss);
         }
@@ -316,6 +321,9 @@ struct Sums {
     loss: f64,
     grad_norm: f64,
     mini_batches: f64,
+    /// Tokens of the sequences, and rows that were computed for them.
+    tokens: f64,
+    rows: f64,
     drift: Drift,
     /// Largest |ℓ − ℓ_old| in the first mini-batch, before any update of this step.
     gap: f64,
@@ -338,6 +346,7 @@ impl Sums {
         metrics.put("losses/clipfrac", self.drift.clip_fraction());
         metrics.put("val/ratio", self.drift.ratio());
         metrics.put("val/logprob_gap", self.gap);
+        metrics.put("perf/rows_per_token", self.rows / self.tokens);
         metrics.put("grad_norm", self.grad_norm / self.mini_batches);
     }
 }
