@@ -113,19 +113,26 @@ impl<'a> Decoder<'a> {
             .reshape(&dims)
     }
 
+    /// Queries, keys and values of `x` as they are at any position: before RoPE.
+    fn qkv(&self, x: &Tensor, layer: usize) -> [Tensor; 3] {
+        let at = |name: &str| format!("model.layers.{layer}.{name}");
+        let h = self.norm(x, &at("input_layernorm"));
+        let [q, k, v] = ["q", "k", "v"].map(|p| self.linear(&h, &at(&format!("self_attn.{p}_proj"))));
+        [self.head_norm(q, &at("self_attn.q_norm")), self.head_norm(k, &at("self_attn.k_norm")), v]
+    }
+
     fn layer(
         &self,
         x: Tensor,
         layer: usize,
+        qkv: Option<[Tensor; 3]>,
         segments: &Tensor,
         positions: &Tensor,
         rows: Option<&Tensor>,
     ) -> Tensor {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
-        let h = self.norm(&x, &at("input_layernorm"));
-        let [q, k, v] = ["q", "k", "v"].map(|p| self.linear(&h, &at(&format!("self_attn.{p}_proj"))));
-        let q = self.head_norm(q, &at("self_attn.q_norm")).rope(positions, &self.angles);
-        let k = self.head_norm(k, &at("self_attn.k_norm")).rope(positions, &self.angles);
+        let [q, k, v] = qkv.unwrap_or_else(|| self.qkv(&x, layer));
+        let [q, k] = [q, k].map(|x| x.rope(positions, &self.angles));
         let y = match self.keys {
             Keys::Batch => q.attention(&k, &v, segments, positions, self.shape),
             Keys::Cache => q.cached_attention(&k, &v, segments, positions, self.shape, layer),
@@ -140,13 +147,27 @@ impl<'a> Decoder<'a> {
 
     /// The residual stream after the last layer for `ids[t]` at `positions[t]`: `[t, hidden]`, or `[r, hidden]` of `rows[r]`
     /// alone. Each layer is a region of activation checkpointing.
-    pub fn layers(&self, ids: &Tensor, positions: &Tensor, rows: Option<&Tensor>) -> Tensor {
+    ///
+    /// With `vocabulary`, all token ids `[vocab]`, the first layer's queries, keys and values, which depend on a token alone, are
+    /// computed once for each token there is: worth it where a batch is several vocabularies long. They are the same bits.
+    pub fn layers(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        rows: Option<&Tensor>,
+        vocabulary: Option<&Tensor>,
+    ) -> Tensor {
         let segments = self.graph.segments();
-        let mut x = self.param("model.embed_tokens.weight").embedding(ids);
+        let table = self.param("model.embed_tokens.weight");
+        let mut x = table.embedding(ids);
         let last = self.config.num_hidden_layers - 1;
         for layer in 0..=last {
             let rows = rows.filter(|_| layer == last);
-            x = self.graph.region(|| self.layer(x, layer, &segments, positions, rows));
+            x = self.graph.region(|| {
+                let all = vocabulary.filter(|_| layer == 0).map(|all| self.qkv(&table.embedding(all), layer));
+                let qkv = all.map(|qkv| qkv.map(|of| of.gather_rows(ids)));
+                self.layer(x, layer, qkv, &segments, positions, rows)
+            });
         }
         x
     }

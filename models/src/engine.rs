@@ -68,7 +68,7 @@ impl Engine {
         let ids = graph.u32_input("ids", &[Dim::Tokens]);
         let positions = graph.u32_input("positions", &[Dim::Tokens]);
         let rows = graph.u32_input("rows", &[Dim::Rows]);
-        let x = decoder.layers(&ids, &positions, Some(&rows));
+        let x = decoder.layers(&ids, &positions, Some(&rows), None);
         let logits = decoder.final_norm(&x).linear(&decoder.lm_head(), None);
         let plan = Plan::compile(
             &graph,

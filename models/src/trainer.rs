@@ -312,7 +312,7 @@ pub fn logits(
     let decoder = Decoder::new(&g, config, Head::Policy, Keys::Batch, causal, t);
     let ids = g.u32_input("ids", &[Dim::Tokens]);
     let positions = g.u32_input("positions", &[Dim::Tokens]);
-    let x = decoder.final_norm(&decoder.layers(&ids, &positions, None));
+    let x = decoder.final_norm(&decoder.layers(&ids, &positions, None, None));
     let logits = x.linear(&decoder.lm_head(), None);
     let bf16 = precision == Precision::Bf16;
     let mut plan = Plan::compile(&g, &[&logits], Options { tokens: t, rows: 0, bf16 })?;

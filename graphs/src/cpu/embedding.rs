@@ -1,6 +1,7 @@
 //! Rows of a table by token id, and their gradient.
 
 use super::Mat;
+use super::elementwise::add_at;
 use super::par::{self, Parts, Shared};
 use super::simd::{Elem, L, multiversion, store};
 
@@ -58,7 +59,8 @@ pub fn embedding_backward(ids: &[u32], dy: &[f32], dtable: &mut [f32], h: usize)
                 let src = std::slice::from_raw_parts(dy.get().add(t * h + r.start), r.len());
                 (dtable.get(row + r.start..row + r.end), src)
             };
-            dst.iter_mut().zip(src).for_each(|(d, s)| *d += s);
+            // SAFETY: both have `r.len()` values.
+            unsafe { add_at(dst.as_ptr(), src.as_ptr(), dst.as_mut_ptr(), r.len()) };
         }
     });
 }

@@ -21,12 +21,17 @@ use crate::{
     weights::Precision,
 };
 
+/// Vocabularies that a batch has to have room for if the first layer is to compute what depends on a token alone once a token.
+const VOCABULARIES: usize = 4;
+
 /// A compiled objective: outputs are the numbers of the scored tokens and, with an objective, the loss.
 pub(super) struct Pass {
     pub plan: Plan,
     ids: U32Input,
     positions: U32Input,
     predicting: U32Input,
+    /// All token ids, where they are few.
+    vocabulary: Option<(U32Input, Vec<u32>)>,
     targets: Option<U32Input>,
     inv_temperature: Option<F32Input>,
     weights: Option<F32Input>,
@@ -49,7 +54,9 @@ impl Pass {
         let ids = g.u32_input("ids", &[Dim::Tokens]);
         let positions = g.u32_input("positions", &[Dim::Tokens]);
         let rows = g.u32_input("rows", &[Dim::Rows]);
-        let x = decoder.final_norm(&decoder.layers(&ids, &positions, Some(&rows)));
+        let few = VOCABULARIES * config.vocab_size <= options.max_tokens;
+        let all = few.then(|| g.u32_input("vocabulary", &[config.vocab_size.into()]));
+        let x = decoder.final_norm(&decoder.layers(&ids, &positions, Some(&rows), all.as_ref()));
         let outputs = match head {
             Head::Policy => {
                 let targets = g.u32_input("targets", &[Dim::Rows]);
@@ -75,6 +82,10 @@ impl Pass {
             ids: plan.u32_input("ids")?,
             positions: plan.u32_input("positions")?,
             predicting: plan.u32_input("rows")?,
+            vocabulary: plan
+                .u32_input("vocabulary")
+                .ok()
+                .map(|i| (i, (0..config.vocab_size as u32).collect())),
             targets: plan.u32_input("targets").ok(),
             inv_temperature: plan.f32_input("inv_temperature").ok(),
             weights: plan.f32_input("weights").ok(),
@@ -121,6 +132,9 @@ impl Pass {
             .u32(self.ids, ids)
             .u32(self.positions, positions)
             .u32(self.predicting, predicting);
+        if let Some((input, all)) = &self.vocabulary {
+            b = b.u32(*input, all);
+        }
         if let Some(grads) = grads {
             b = b.grads(grads);
         }
