@@ -70,6 +70,7 @@ pub struct Trainer {
     specs: Vec<ParamSpec>,
     /// Gradients by parameter, once a stream.
     grads: Vec<Vec<Vec<f32>>>,
+    streams: usize,
     /// Streams with gradients of the present step.
     used: usize,
     forward: Option<Streams>,
@@ -103,7 +104,8 @@ impl Trainer {
             config: config.clone(),
             head,
             options: *options,
-            grads: vec![grads; streams],
+            grads: vec![grads; streams.max(1)],
+            streams,
             used: 1,
             specs,
             forward: None,
@@ -192,7 +194,7 @@ impl Trainer {
     }
 
     fn compile(&self, objective: Option<&Objective>, recompute: usize) -> Result<Streams> {
-        Streams::compile(&self.config, self.head, &self.options, objective, recompute, self.grads.len())
+        Streams::compile(&self.config, self.head, &self.options, objective, recompute, self.streams)
     }
 
     fn pass(&mut self, objective: &Objective) -> Result<usize> {
