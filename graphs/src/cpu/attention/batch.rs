@@ -3,8 +3,8 @@
 
 use half::bf16;
 
-use super::{Attention, BLOCK, Outputs, Segment, Store, attend, forward, locate};
-use crate::cpu::par::{self, Parts};
+use super::{Attention, BLOCK, Outputs, Segment, Store, attend, forward};
+use crate::cpu::par::Parts;
 use crate::cpu::scratch::{Scratch, bytes_of};
 use crate::cpu::simd::Elem;
 
@@ -52,7 +52,7 @@ pub fn attention(
     let firsts = scratch.take::<u32>(blocks(t));
     let units = scratch.take::<u32>(blocks(t) * a.block_units(bf16));
     let work = scratch.take::<u32>(scratch.len() / size_of::<u32>());
-    let store = Store { k, v, units: units.as_mut_ptr(), a };
+    let store = Store { k, v, past: true, units: units.as_mut_ptr(), a };
     if bf16 {
         run::<bf16>(q, &store, (order, firsts), segs, &outputs, work);
     } else {
@@ -69,33 +69,19 @@ fn run<E: Elem>(
     outputs: &Outputs,
     work: &mut [u32],
 ) {
-    let a = store.a;
-    let of = |s: &Segment| s.positions().div_ceil(BLOCK);
     while !segs.is_empty() {
         let (mut count, mut used) = (0, 0);
         for (first, seg) in firsts.iter_mut().zip(segs) {
-            if used + of(seg) > order.len() {
+            let own = store.written(seg).len();
+            if used + own > order.len() {
                 break;
             }
             *first = used as u32;
-            (count, used) = (count + 1, used + of(seg));
+            (count, used) = (count + 1, used + own);
         }
-        let (now, firsts) = (&segs[..count], &*firsts);
+        let (now, blocks) = (&segs[..count], |i: usize| &order[firsts[i] as usize..]);
+        // SAFETY: rows are checked; blocks are inside the scratch, and apart.
+        unsafe { attend::<E>(q, now, blocks, store, outputs, work) };
         segs = &segs[count..];
-        let tasks = used * a.kv_heads;
-        par::run(par::threads(tasks * BLOCK * a.head_dim / 4), tasks, |_, task| {
-            let ((index, i), head) = (locate(now, task / a.kv_heads, of), task % a.kv_heads);
-            let (seg, block) = (&now[index], order[firsts[index] as usize + i]);
-            // SAFETY: rows are checked; blocks are inside the scratch, and apart; a task is a head of one block.
-            unsafe {
-                store.rows::<E>(0..seg.past as usize, seg.table, i, block, head);
-                store.rows::<E>(seg.new_positions(), seg.q_start, i, block, head);
-            }
-        });
-        // SAFETY: all blocks of these segments are stored.
-        unsafe {
-            let blocks = |i: usize| &order[firsts[i] as usize..];
-            attend::<E>(q, now, store.units, blocks, None, a, outputs, work);
-        }
     }
 }

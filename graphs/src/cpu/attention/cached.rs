@@ -2,10 +2,9 @@
 
 use half::bf16;
 
-use super::{Attention, BLOCK, Outputs, Segment, Store, attend, forward, par, rows_of_task};
+use super::{Attention, BLOCK, Outputs, Segment, Store, attend, forward};
 use crate::cpu::par::Parts;
 use crate::cpu::scratch::{Scratch, bytes_of};
-use crate::cpu::simd::Elem;
 
 /// One layer of a KV cache.
 pub struct KvLayer<'a> {
@@ -89,39 +88,17 @@ pub fn cached_attention(
     let kv = q.len() / a.heads * a.kv_heads;
     assert!(out.len() == q.len() && k.len() == kv && v.len() == kv, "cached_attention: lengths differ");
     assert!(layer.units.len() >= layer.claims.written.len() * a.block_units(layer.bf16));
-    let store = Store { k, v, units: layer.units.as_mut_ptr(), a };
+    let store = Store { k, v, past: false, units: layer.units.as_mut_ptr(), a };
     let outputs = Outputs { out: Parts::new(out), lse: None };
     let mut scratch = scratch.reborrow();
     let work = scratch.take::<u32>(scratch.len() / size_of::<u32>());
-    if layer.bf16 {
-        run::<bf16>(q, &store, blocks, segs, &outputs, work);
-    } else {
-        run::<f32>(q, &store, blocks, segs, &outputs, work);
-    }
-}
-
-fn run<E: Elem>(
-    q: &[f32],
-    store: &Store,
-    blocks: &[u32],
-    segs: &[Segment],
-    outputs: &Outputs,
-    work: &mut [u32],
-) {
-    let a = store.a;
-    // A sequence that several tasks attend for is stored before any of them starts.
-    let of = |s: &Segment| if s.q_len as usize > rows_of_task(a) { s.written().len() } else { 0 };
-    let table = |s: &Segment| &blocks[s.table as usize..];
-    let tasks = segs.iter().map(of).sum::<usize>() * a.kv_heads;
-    par::run(par::threads(tasks * BLOCK * a.head_dim / 4), tasks, |_, task| {
-        let (index, n) = super::locate(segs, task / a.kv_heads, of);
-        let (seg, i) = (&segs[index], segs[index].written().start + n);
-        // SAFETY: blocks are checked to be there and written by one segment; a task is a head of one block.
-        unsafe { store.rows::<E>(seg.new_positions(), seg.q_start, i, table(seg)[i], task % a.kv_heads) };
-    });
-    // SAFETY: as above; earlier positions were stored by earlier calls.
+    let own = |i: usize| &blocks[segs[i].table as usize..];
+    // SAFETY: rows are checked, and that blocks are there and written by one segment; earlier calls stored the pasts.
     unsafe {
-        let blocks = |i: usize| table(&segs[i]);
-        attend::<E>(q, segs, store.units, blocks, Some(store), a, outputs, work);
+        if layer.bf16 {
+            attend::<bf16>(q, segs, own, &store, &outputs, work);
+        } else {
+            attend::<f32>(q, segs, own, &store, &outputs, work);
+        }
     }
 }

@@ -70,11 +70,6 @@ impl Segment {
         (self.past + self.q_len) as usize
     }
 
-    /// Of the new tokens.
-    fn new_positions(&self) -> Range<usize> {
-        self.past as usize..self.positions()
-    }
-
     /// Blocks that the new tokens go to, of the sequence's own.
     fn written(&self) -> Range<usize> {
         self.past as usize / BLOCK..self.positions().div_ceil(BLOCK)
@@ -142,19 +137,41 @@ struct Store<'a> {
     /// `[t, kv_heads * head_dim]`
     k: &'a [f32],
     v: &'a [f32],
+    /// Whether a segment's past is rows of the batch, too, and not in the blocks already.
+    past: bool,
     units: *mut u32,
     a: &'a Attention,
 }
 
-// SAFETY: tasks write different heads of different blocks; see `Store::rows`.
+// SAFETY: tasks write different heads of different blocks; see `Store::block`.
 unsafe impl Sync for Store<'_> {}
 
 impl Store<'_> {
+    /// Blocks of a sequence that are written.
+    fn written(&self, seg: &Segment) -> Range<usize> {
+        let all = seg.positions().div_ceil(BLOCK);
+        if self.past { 0..all } else { seg.written() }
+    }
+
+    /// Writes what belongs to a segment's block `i`, which is block `block` of the layer.
+    ///
+    /// # Safety
+    /// The segment's rows are there, the layer has the block, and nobody else uses this head's part of it meanwhile.
+    unsafe fn block<E: Elem>(&self, seg: &Segment, i: usize, block: u32, head: usize) {
+        // SAFETY: as here.
+        unsafe {
+            if self.past {
+                self.rows::<E>(0..seg.past as usize, seg.table, i, block, head);
+            }
+            self.rows::<E>(seg.past as usize..seg.positions(), seg.q_start, i, block, head);
+        }
+    }
+
     /// Writes those of the sequence's `positions`, the rows from `row` on, that belong to its block `i`, which is block `block` of
     /// the layer.
     ///
     /// # Safety
-    /// The rows are there, the layer has the block, and nobody else uses this head's part of it meanwhile.
+    /// As [`Store::block`].
     unsafe fn rows<E: Elem>(&self, positions: Range<usize>, row: u32, i: usize, block: u32, head: usize) {
         let a = self.a;
         let ld = a.kv_heads * a.head_dim;
@@ -179,24 +196,31 @@ struct Outputs<'a> {
     lse: Option<Parts<'a, f32>>,
 }
 
-/// Attends with every query of `segs`, whose blocks `blocks` names by the segment's index. `store` first, in the same task,
-/// where a segment is a single task a head.
+/// Stores keys and values of `segs` in their blocks, which `blocks` names by the segment's index, and attends with every query.
 ///
 /// # Safety
-/// Blocks are there and hold what the segments say; `work` has `work_units` for each lane.
-#[allow(clippy::too_many_arguments)]
+/// Rows and blocks are there, no block is written for one segment and used by another, and those of a past that isn't in the batch
+/// hold it; `work` has `work_units` for each lane.
 unsafe fn attend<'b, E: Elem>(
     q: &[f32],
     segs: &[Segment],
-    units: *const u32,
     blocks: impl Fn(usize) -> &'b [u32] + Sync,
-    store: Option<&Store>,
-    a: &Attention,
+    store: &Store,
     outputs: &Outputs,
     work: &mut [u32],
 ) {
+    let a = store.a;
     let block = rows_of_task(a);
     let of = |s: &Segment| (s.q_len as usize).div_ceil(block);
+    // A sequence that several tasks attend for is stored before any of them starts, another by its task.
+    let before = |s: &Segment| if of(s) > 1 { store.written(s).len() } else { 0 };
+    let stores = segs.iter().map(before).sum::<usize>() * a.kv_heads;
+    par::run(par::threads(stores * BLOCK * a.head_dim / 4), stores, |_, task| {
+        let ((index, n), head) = (locate(segs, task / a.kv_heads, before), task % a.kv_heads);
+        let i = store.written(&segs[index]).start + n;
+        // SAFETY: the caller's; a task is a head of one block.
+        unsafe { store.block::<E>(&segs[index], i, blocks(index)[i], head) };
+    });
     let tasks = segs.iter().map(of).sum::<usize>() * a.kv_heads;
     let pairs: usize = segs.iter().map(|s| s.q_len as usize * s.positions()).sum();
     let reads: usize = segs.iter().map(Segment::positions).sum::<usize>() * a.kv_heads;
@@ -204,22 +228,19 @@ unsafe fn attend<'b, E: Elem>(
     let lanes = par::threads(a.head_dim * (pairs * a.heads / 40 + reads * size_of::<E>() / 8));
     let lanes = lanes.min(work.len() / unit).max(1);
     let work = Parts::new(work);
-    let units = par::Shared(units);
     par::run(lanes, tasks, |lane, task| {
         // In the order of the rows, as every kernel: a thread then mostly reads what it wrote.
         let ((index, n), head) = (locate(segs, task / a.kv_heads, of), task % a.kv_heads);
         let (seg, blocks, first) = (&segs[index], blocks(index), n * block);
-        if let Some(store) = store
-            && of(seg) == 1
-        {
-            for i in seg.written() {
+        if of(seg) == 1 {
+            for i in store.written(seg) {
                 // SAFETY: this is the only task of this segment and head; others have other blocks.
-                unsafe { store.rows::<E>(seg.new_positions(), seg.q_start, i, blocks[i], head) };
+                unsafe { store.block::<E>(seg, i, blocks[i], head) };
             }
         }
         let job = forward::Job {
             q: q.as_ptr(),
-            units: units.get(),
+            units: store.units,
             block_units: a.block_units(E::R == 2),
             blocks,
             out: outputs.out.as_ptr(),

@@ -77,16 +77,17 @@ pub unsafe fn product<S: Simd, E: Elem, const M: usize, const N: usize>(
     // SAFETY: the caller's tiles hold the sizes named; prefetching touches no memory.
     unsafe {
         let mut sum = *acc;
+        let (mut a_at, mut b_at) = (a.at, b.at);
+        let ahead = b.next.addr().wrapping_sub(b.at.addr()) as isize;
         macro_rules! step {
-            ($u:expr) => {{
-                let (a_at, b_at) = (a.at.add($u * a.unit), b.at.add($u * b.unit));
+            () => {{
                 let mut bv = [S::splat_i(0); N];
                 for (v, x) in bv.iter_mut().enumerate() {
                     *x = S::load_i(b_at.add(v * b.vector));
                 }
                 if !b.next.is_null() {
                     for v in 0..N {
-                        S::prefetch(b.next.wrapping_add($u * b.unit + v * b.vector).cast());
+                        S::prefetch(b_at.wrapping_byte_offset(ahead).wrapping_add(v * b.vector).cast());
                     }
                 }
                 for (r, sum) in sum.iter_mut().enumerate() {
@@ -97,14 +98,14 @@ pub unsafe fn product<S: Simd, E: Elem, const M: usize, const N: usize>(
                 }
             }};
         }
-        let mut u = 0;
-        while u + 2 <= units {
-            step!(u);
-            step!(u + 1);
-            u += 2;
+        for _ in 0..units / 2 {
+            step!();
+            (a_at, b_at) = (a_at.wrapping_add(a.unit), b_at.wrapping_add(b.unit));
+            step!();
+            (a_at, b_at) = (a_at.wrapping_add(a.unit), b_at.wrapping_add(b.unit));
         }
-        if u < units {
-            step!(u);
+        if !units.is_multiple_of(2) {
+            step!();
         }
         *acc = sum;
     }
@@ -149,6 +150,8 @@ pub unsafe fn update<S: Simd, E: Elem, const M: usize>(
             match (width - j) / L {
                 1 => step!(1),
                 2 | 3 => step!(2),
+                // Registers hold 16 sums.
+                _ if M > 4 => step!(2),
                 _ => step!(4),
             }
         }
