@@ -64,6 +64,7 @@ fn main() {
     let bench = Bench { filter, pools: vec![pool(1), pool(all)] };
     println!("{:?}; 1 thread, then {all}", Isa::current());
     products(&bench);
+    backward(&bench);
     gemv(&bench);
     attentions(&bench);
     head(&bench);
@@ -112,6 +113,70 @@ fn products(bench: &Bench) {
                 });
             }
         }
+    }
+}
+
+/// The gradients of layers of one input in one call, and by the kernels that stand alone.
+fn backward(bench: &Bench) {
+    for (t, k, n, count) in [
+        (1056, 128, 352, 2),
+        (1056, 128, 128, 3),
+        (1056, 352, 128, 1),
+        (1056, 128, 128, 1),
+        (2048, 576, 1536, 2),
+        (2048, 576, 576, 3),
+    ] {
+        // Two layers are gate and up; a layer alone has no norm.
+        let (swiglu, normed) = (count == 2, count > 1);
+        let (x, plus, w, norm) = (values(t * k), values(t * k), halves(n * k), halves(k));
+        let outputs: Vec<Vec<f32>> = (0..3).map(|_| values(t * n)).collect();
+        let norm = RmsNorm { w: Mat::Bf16(&norm), eps: 1e-5, h: k };
+        let mut dws = vec![vec![0.0; n * k]; count];
+        let (mut dx, mut norm_dw) = (vec![0.0; t * k], vec![0.0; k]);
+        let flops = (4 * t * n * k * count) as f64;
+        let name = format!("backward {count} x {t}x{n}x{k}");
+        let mut buf = ScratchBuf::new(linear_backward_scratch(t, k, &vec![n; count], true));
+        bench.line(&format!("{name} in one"), flops, "GFLOP/s", || {
+            let input = InputGrad {
+                x: black_box(&x),
+                norm: normed.then_some((norm, &mut norm_dw)),
+                plus: normed.then_some(Operand::Slice(&plus)),
+                dx: &mut dx,
+            };
+            let layers = dws.iter_mut().zip(&outputs).enumerate().map(|(i, (dw, dy))| LayerGrad {
+                w: Mat::Bf16(&w),
+                dy: if swiglu { [Dy::Gate, Dy::Up][i] } else { Dy::Given(dy) },
+                dw,
+            });
+            let [gate, up, dy] = [0, 1, 2].map(|i| &outputs[i][..]);
+            let swiglu = swiglu.then_some(SwigluGrad { gate, up, dy });
+            linear_backward(input, layers, swiglu, true, k, &mut buf.get());
+        });
+        let d = Dims { t, n, k };
+        let bytes = linear_dx_scratch(d, true).max(linear_dw_scratch(d, true));
+        let mut buf = ScratchBuf::new(bytes.max(rms_norm_backward_scratch(t, k)));
+        let (mut dgate, mut dup) = (vec![0.0; t * n], vec![0.0; t * n]);
+        let (mut normed_x, mut sums) = (x.clone(), vec![vec![0.0; t * k]; count]);
+        bench.line(&format!("{name} alone"), flops, "GFLOP/s", || {
+            if normed {
+                rms_norm(&x, &norm, &mut normed_x);
+            }
+            if swiglu {
+                let (gate, up) = (Operand::Slice(&outputs[0]), Operand::Slice(&outputs[1]));
+                swiglu_backward(gate, up, &outputs[2], &mut dgate, &mut dup);
+            }
+            let dys = if swiglu { [&dgate, &dup, &dup] } else { [0, 1, 2].map(|i| &outputs[i]) };
+            for ((dy, dw), sum) in dys.into_iter().zip(&mut dws).zip(&mut sums) {
+                linear_dx(dy, Mat::Bf16(&w), sum, false, d, &mut buf.get());
+                linear_dw(&normed_x, dy, dw, true, d, &mut buf.get());
+            }
+            let (sum, others) = sums.split_first_mut().expect("a layer");
+            others.iter().for_each(|other| add_assign(sum, other));
+            if normed {
+                rms_norm_backward(&x, &norm, sum, &mut dx, false, &mut norm_dw, &mut buf.get());
+                add_assign(&mut dx, &plus);
+            }
+        });
     }
 }
 

@@ -257,11 +257,17 @@ fn training_has_the_same_bits() {
                 same_bits(&fused, &single, &format!("{kind:?}, bf16 {bf16}, checkpoint {checkpoint}"));
                 assert!(steps.len() < all.len());
                 assert!(steps.iter().any(|s| s == "mul+sum"), "the loss: {steps:#?}");
-                // Where the backward pass reads the norm's output it stays a step of its own.
+                // The backward pass computes the norms again: they are the layers' own.
                 let count = |name: &str| steps.iter().filter(|s| *s == name).count();
-                let forward = if checkpoint { LAYERS } else { 0 };
+                let forward = if checkpoint { 2 * LAYERS } else { LAYERS };
                 assert_eq!(count("norm+linear+swiglu gate up"), forward, "{steps:#?}");
-                assert_eq!(count("linear+swiglu gate up"), LAYERS, "{steps:#?}");
+                // A bias's gradient reads what SwiGLU's gives.
+                let swiglu = if kind.bias { "" } else { "+swiglu" };
+                assert_eq!(count(&format!("norm+linear{swiglu}_backward+add up gate")), LAYERS, "{steps:#?}");
+                assert_eq!(count("norm+linear_backward+add v k q"), LAYERS, "{steps:#?}");
+                for layer in ["o", "down"] {
+                    assert_eq!(count(&format!("linear_backward {layer}")), LAYERS, "{steps:#?}");
+                }
             }
         }
     });

@@ -1,6 +1,7 @@
 //! SwiGLU and the sums between layers.
 
 use super::Operand;
+use super::pack::Rounded;
 use super::par::{self, Parts, Shared};
 use super::simd::{L, Simd, exp, load, multiversion, store};
 
@@ -84,6 +85,39 @@ pub fn add_assign(y: &mut [f32], x: &[f32]) {
     });
 }
 
+/// Gradients of the gate and of `up` for the gradient `d` of SwiGLU's output.
+#[inline(always)]
+unsafe fn slopes<S: Simd>(gate: S::F, up: S::F, d: S::F) -> (S::F, S::F) {
+    // SAFETY: lane arithmetic.
+    unsafe {
+        // silu' = sig (1 + g (1 - sig)), with 1 - sig = e sig free of cancellation and of ∞ · 0.
+        let one = S::splat(1.0);
+        let e = exp::<S>(S::min(S::splat(80.0), S::sub(S::splat(0.0), gate)));
+        let sig = S::div(one, S::add(one, e));
+        let silu = S::mul(gate, sig);
+        let slope = S::mul(sig, S::fma(silu, e, one));
+        (S::mul(d, S::mul(up, slope)), S::mul(d, silu))
+    }
+}
+
+multiversion! {
+    /// Both gradients, rounded, for the rows `r0..r1` of gate, up and the output's gradient.
+    pub(super) unsafe fn swiglu_rounded<S>(from: &[*const f32; 3], r0: usize, r1: usize, dgate: &Rounded, dup: &Rounded) {
+        let ([gate, up, dy], n) = (*from, dgate.n);
+        for r in r0..r1 {
+            let mut c = 0;
+            while c < n {
+                let (at, w) = (r * n + c, (n - c).min(L));
+                let (g, u) = (load::<S>(gate.add(at), w), load::<S>(up.add(at), w));
+                let (dg, du) = slopes::<S>(g, u, load::<S>(dy.add(at), w));
+                dgate.put::<S>(r, c, dg);
+                dup.put::<S>(r, c, du);
+                c += L;
+            }
+        }
+    }
+}
+
 multiversion! {
     unsafe fn swiglu_gradients<S>(
         gate: *const f32, up: *const f32, dy: *const f32, dgate: *mut f32, dup: *mut f32, n: usize,
@@ -92,14 +126,9 @@ multiversion! {
         while i < n {
             let w = (n - i).min(L);
             let (g, u, d) = (load::<S>(gate.add(i), w), load::<S>(up.add(i), w), load::<S>(dy.add(i), w));
-            // silu' = sig (1 + g (1 - sig)), with 1 - sig = e sig free of cancellation and of ∞ · 0.
-            let one = S::splat(1.0);
-            let e = exp::<S>(S::min(S::splat(80.0), S::sub(S::splat(0.0), g)));
-            let sig = S::div(one, S::add(one, e));
-            let silu = S::mul(g, sig);
-            let slope = S::mul(sig, S::fma(silu, e, one));
-            store::<S>(dgate.add(i), w, S::mul(d, S::mul(u, slope)));
-            store::<S>(dup.add(i), w, S::mul(d, silu));
+            let (dg, du) = slopes::<S>(g, u, d);
+            store::<S>(dgate.add(i), w, dg);
+            store::<S>(dup.add(i), w, du);
             i += L;
         }
     }

@@ -9,6 +9,9 @@ use super::par::{self, Parts};
 use super::simd::{L, load, multiversion, store};
 use crate::expr::{Binary, Expr, Node, Unary};
 
+/// Most values of an expression that are stored.
+pub(crate) const STORES: usize = 4;
+
 /// Numbers of a block.
 const BLOCK: usize = 256;
 /// Most nodes of an expression.
@@ -159,7 +162,7 @@ pub(crate) struct Sum<'a> {
 struct Call<'a> {
     program: &'a Program,
     inputs: &'a [Input<'a>],
-    stores: [Option<(usize, Parts<'a, f32>)>; 4],
+    stores: [Option<(usize, Parts<'a, f32>)>; STORES],
     sum: Option<(usize, usize, Parts<'a, f32>)>,
 }
 
@@ -168,7 +171,7 @@ pub(crate) fn evaluate(
     program: &Program,
     inputs: &[Input],
     n: usize,
-    stores: [Option<Store>; 4],
+    stores: [Option<Store>; STORES],
     sum: Option<Sum>,
 ) {
     let flat = |i: &Input| match i {

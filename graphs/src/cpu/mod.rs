@@ -19,6 +19,7 @@ pub(crate) mod expr;
 mod gemm;
 mod isa;
 mod linear;
+mod linear_backward;
 mod linear_grad;
 mod norm;
 mod outer;
@@ -48,6 +49,9 @@ pub use embedding::{embedding, embedding_backward};
 use half::bf16;
 pub use isa::Isa;
 pub use linear::{Dims, Heads, Job, Layer, linear, linear_scratch, linears, linears_scratch};
+pub use linear_backward::{
+    Dy, InputGrad, LayerGrad, MAX_LAYERS, SwigluGrad, linear_backward, linear_backward_scratch,
+};
 pub use linear_grad::{bias_grad, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch};
 pub use norm::{RmsNorm, rms_norm, rms_norm_backward, rms_norm_backward_scratch};
 pub use peak::{dot_bf16, fma_f32};

@@ -2,12 +2,16 @@
 
 use super::Mat;
 use super::linear_grad::bias_grad;
+use super::pack::panel_width;
 use super::par::{self, Parts, Shared};
 use super::scratch::{Scratch, bytes_of};
 use super::simd::{Elem, L, Simd, load, multiversion, store};
 
+use half::bf16;
+use std::ops::Range;
+
 /// Rows whose weight gradients are summed before they meet the other rows'.
-const CHUNK: usize = 64;
+pub(super) const CHUNK: usize = 64;
 
 /// A norm over rows of `h` values with weight `w[h]`. For a norm per head, rows are `t * heads` and `h` is the head's size.
 #[derive(Clone, Copy, Debug)]
@@ -102,9 +106,58 @@ pub(super) unsafe fn head_norms(norm: &RmsNorm, x: *mut f32, rows: usize) {
 }
 
 multiversion! {
-    /// Gradients of `rows` rows; the weight's goes to `dw[h]`, replaced.
+    unsafe fn columns_range<S, W: Elem, P: Elem>(
+        x: *const f32, w: *const W, eps: f32, r0: usize, r1: usize, h: usize, width: usize, dst: *mut u32, depth: usize,
+    ) {
+        let mut r = r0;
+        while r < r1 {
+            let second = P::R == 2 && r + 1 < r1;
+            let x = x.add(r * h);
+            // A row that is missing is zero.
+            let other = if second { x.add(h) } else { x };
+            let scale = S::splat(inverse_rms::<S>(x, eps, h));
+            let other_scale = S::splat(if second { inverse_rms::<S>(other, eps, h) } else { 0.0 });
+            let mut c = 0;
+            while c < h {
+                let n = (h - c).min(L);
+                let wv = W::widen::<S>(w.add(c), n);
+                let first = S::mul(wv, S::mul(load::<S>(x.add(c), n), scale));
+                let next = if second { S::mul(wv, S::mul(load::<S>(other.add(c), n), other_scale)) } else { S::splat(0.0) };
+                let to = c / width * width * depth + r / P::R * panel_width(h, width, c) + c % width;
+                S::store_i(dst.add(to), P::unit::<S>(first, next));
+                c += L;
+            }
+            r += P::R;
+        }
+    }
+}
+
+/// The rows `rows` (the first begins a unit) of [`rms_norm`], as [`pack_columns_to`](super::pack::pack_columns_to) would pack them.
+///
+/// # Safety
+/// `x` holds the rows of the norm's size, `dst` their panels, `depth` units deep; nobody else uses these rows' part.
+pub(super) unsafe fn normed_columns<P: Elem>(
+    x: *const f32,
+    norm: &RmsNorm,
+    rows: Range<usize>,
+    width: usize,
+    dst: *mut u32,
+    depth: usize,
+) {
+    let (r0, r1, h) = (rows.start, rows.end, norm.h);
+    // SAFETY: the caller's.
+    unsafe {
+        match norm.w {
+            Mat::F32(w) => columns_range::<f32, P>(x, w.as_ptr(), norm.eps, r0, r1, h, width, dst, depth),
+            Mat::Bf16(w) => columns_range::<bf16, P>(x, w.as_ptr(), norm.eps, r0, r1, h, width, dst, depth),
+        }
+    }
+}
+
+multiversion! {
+    /// Gradients of `rows` rows, with those of `plus` added unless it is null; it may be `dx`. The weight's goes to `dw[h]`, replaced.
     unsafe fn backward_rows<S, W: Elem>(
-        x: *const f32, w: *const W, eps: f32, dy: *const f32, dx: *mut f32, acc: bool, dw: *mut f32, rows: usize, h: usize,
+        x: *const f32, w: *const W, eps: f32, dy: *const f32, plus: *const f32, dx: *mut f32, dw: *mut f32, rows: usize, h: usize,
     ) {
         std::slice::from_raw_parts_mut(dw, h).fill(0.0);
         for r in 0..rows {
@@ -118,14 +171,37 @@ multiversion! {
                 let xv = load::<S>(x.add(i), n);
                 let g = S::mul(load::<S>(dy.add(i), n), inv);
                 let mut d = S::sub(S::mul(W::widen::<S>(w.add(i), n), g), S::mul(xv, back));
-                if acc {
-                    d = S::add(d, load::<S>(dx.add(i), n));
+                if !plus.is_null() {
+                    d = S::add(d, load::<S>(plus.add(r * h + i), n));
                 }
                 store::<S>(dx.add(i), n, d);
                 let sum = S::fma(g, xv, load::<S>(dw.add(i), n));
                 store::<S>(dw.add(i), n, sum);
                 i += L;
             }
+        }
+    }
+}
+
+/// Gradients of the rows `x` for those of the norm's output, with `plus` added unless it is null. The weight's is replaced.
+///
+/// # Safety
+/// `x`, `dy` and `plus` hold as many numbers as `dx`, whole rows of the norm's size; `plus` may be `dx`.
+pub(super) unsafe fn backward_block(
+    norm: &RmsNorm,
+    x: *const f32,
+    dy: *const f32,
+    plus: *const f32,
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
+    let (rows, h) = (dx.len() / norm.h, norm.h);
+    let (dx, dw) = (dx.as_mut_ptr(), dw.as_mut_ptr());
+    // SAFETY: the caller's.
+    unsafe {
+        match norm.w {
+            Mat::F32(w) => backward_rows(x, w.as_ptr(), norm.eps, dy, plus, dx, dw, rows, h),
+            Mat::Bf16(w) => backward_rows(x, w.as_ptr(), norm.eps, dy, plus, dx, dw, rows, h),
         }
     }
 }
@@ -158,12 +234,10 @@ pub fn rms_norm_backward(
         let (first, n) = (c * CHUNK, CHUNK.min(rows - c * CHUNK));
         // SAFETY: sizes checked above; tasks write different rows and different sums.
         unsafe {
-            let (x, dy, dx) = (x.get().add(first * h), dy.get().add(first * h), dx.as_ptr().add(first * h));
-            let dw = parts.get(c * h..(c + 1) * h).as_mut_ptr();
-            match norm.w {
-                Mat::F32(w) => backward_rows(x, w.as_ptr(), norm.eps, dy, dx, acc, dw, n, h),
-                Mat::Bf16(w) => backward_rows(x, w.as_ptr(), norm.eps, dy, dx, acc, dw, n, h),
-            }
+            let (x, dy) = (x.get().add(first * h), dy.get().add(first * h));
+            let (dx, dw) = (dx.get(first * h..(first + n) * h), parts.get(c * h..(c + 1) * h));
+            let plus = if acc { dx.as_ptr() } else { std::ptr::null() };
+            backward_block(norm, x, dy, plus, dx, dw);
         }
     });
     bias_grad(sums, dw, chunks, h);

@@ -2,7 +2,9 @@
 
 use super::outer::units;
 use super::par::{self, Parts, Shared};
-use super::simd::{Elem, L, load, multiversion};
+use super::simd::{Elem, L, Simd, load, multiversion};
+
+use half::bf16;
 
 /// Row stride, in elements, of a packed matrix with `k` columns: whole cache lines, and no power of two
 /// that would put all rows into the same cache sets.
@@ -65,16 +67,41 @@ pub(super) fn round_rows<D: Elem>(src: &[f32], rows: usize, cols: usize, dst: &m
     });
 }
 
+/// Rows of `n` columns rounded to what a product wants: `ld` units apart, a last unit begun filled with zero.
+pub(super) struct Rounded {
+    pub n: usize,
+    /// To bf16, else kept.
+    pub half: bool,
+    pub rows: *mut u32,
+    pub ld: usize,
+}
+
+impl Rounded {
+    /// The 16 columns of row `r` from column `c` on; those beyond the last are zero.
+    #[inline(always)]
+    pub unsafe fn put<S: Simd>(&self, r: usize, c: usize, x: S::F) {
+        // SAFETY: the caller's row and column are there.
+        unsafe {
+            let to = self.rows.add(r * self.ld);
+            if self.half {
+                bf16::narrow::<S>(to.cast::<bf16>().add(c), (self.n.next_multiple_of(2) - c).min(L), x);
+            } else {
+                f32::narrow::<S>(to.cast::<f32>().add(c), (self.n - c).min(L), x);
+            }
+        }
+    }
+}
+
 /// Width of the panel that column `c` of `n` falls in, where all but the last are `width` wide.
 #[inline(always)]
-fn panel_width(n: usize, width: usize, c: usize) -> usize {
+pub(super) fn panel_width(n: usize, width: usize, c: usize) -> usize {
     (n - c / width * width).min(width).next_multiple_of(L)
 }
 
 multiversion! {
-    /// The rows `r0..r1` (`r0` begins a unit) of [`pack_columns`], into panels `depth` units deep.
+    /// The rows `r0..r1` (`r0` begins a unit) of [`pack_columns`], `ld` values apart, into panels `depth` units deep.
     pub(super) unsafe fn pack_columns_to<S, T: Elem, D: Elem>(
-        src: *const T, r0: usize, r1: usize, cols: usize, width: usize, dst: *mut u32, depth: usize,
+        src: *const T, ld: usize, r0: usize, r1: usize, cols: usize, width: usize, dst: *mut u32, depth: usize,
     ) {
         let mut c = 0;
         while c < cols {
@@ -82,9 +109,9 @@ multiversion! {
             let mut to = dst.add(c / width * width * depth + r0 / D::R * own + c % width);
             let mut r = r0;
             while r < r1 {
-                let from = src.add(r * cols + c);
+                let from = src.add(r * ld + c);
                 let first = T::widen::<S>(from, w);
-                let second = if D::R == 2 && r + 1 < r1 { T::widen::<S>(from.add(cols), w) } else { S::splat(0.0) };
+                let second = if D::R == 2 && r + 1 < r1 { T::widen::<S>(from.add(ld), w) } else { S::splat(0.0) };
                 S::store_i(to, D::unit::<S>(first, second));
                 (to, r) = (to.add(own), r + D::R);
             }
@@ -108,7 +135,7 @@ pub(super) fn pack_columns<T: Elem, D: Elem>(
     par::ranges(rows * cols / 12, depth, 8, |p| {
         let (r0, r1) = (p.start * D::R, (p.end * D::R).min(rows));
         // SAFETY: sizes checked above; tasks write different units.
-        unsafe { pack_columns_to::<T, D>(src.get(), r0, r1, cols, width, dst.as_ptr(), depth) }
+        unsafe { pack_columns_to::<T, D>(src.get(), cols, r0, r1, cols, width, dst.as_ptr(), depth) }
     });
 }
 

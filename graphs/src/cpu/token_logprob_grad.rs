@@ -255,7 +255,7 @@ impl Logits<'_> {
                 let rows_at = g.as_ptr().add(i * g_row + units::<E>(j));
                 round_to::<E>(piece.as_ptr(), width, rows, width, rows_at, g_row);
                 let panels_at = g_panels.as_ptr().add(j * deep + units::<E>(i) * PANEL);
-                pack_columns_to::<f32, E>(piece.as_ptr(), 0, rows, width, PANEL, panels_at, deep);
+                pack_columns_to::<f32, E>(piece.as_ptr(), width, 0, rows, width, PANEL, panels_at, deep);
             }
         });
     }

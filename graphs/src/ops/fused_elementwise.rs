@@ -1,8 +1,8 @@
 //! Elementwise primitives, and a sum at their end, as one kernel. The plan's fusion makes it.
 
-use super::{Io, Kernel, MAX_INPUTS, MAX_OUTPUTS, Value, Work};
+use super::{Io, Kernel, MAX_INPUTS, Value, Work};
 use crate::{
-    cpu::expr::{Input, Program, Store, Sum, evaluate},
+    cpu::expr::{Input, Program, STORES, Store, Sum, evaluate},
     expr::{Expr, View},
     shape::Size,
 };
@@ -30,8 +30,7 @@ impl FusedElementwise {
         sum: Option<(usize, Size)>,
         stored: Vec<usize>,
     ) -> Option<Self> {
-        let outputs = stored.len() + usize::from(sum.is_some());
-        if views.len() > MAX_INPUTS || outputs > MAX_OUTPUTS {
+        if views.len() > MAX_INPUTS || stored.len() > STORES {
             return None;
         }
         let wanted: Vec<usize> = sum.iter().map(|s| s.0).chain(stored.iter().copied()).collect();

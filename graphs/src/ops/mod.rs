@@ -25,6 +25,7 @@ mod adamw;
 mod attention;
 mod embedding;
 mod fused_elementwise;
+mod fused_gradients;
 mod fused_linear;
 mod gather_rows;
 mod linear;
@@ -39,6 +40,7 @@ pub use adamw::{AdamW, AdamWConstants, SumSquares};
 pub use attention::{Attention, AttentionBackward, AttentionShape, CachedAttention};
 pub use embedding::{Embedding, EmbeddingDw};
 pub(crate) use fused_elementwise::FusedElementwise;
+pub(crate) use fused_gradients::FusedGradients;
 pub(crate) use fused_linear::{FusedLinear, Layer, Norm, Part, Then};
 pub use gather_rows::{GatherRows, ScatterRows};
 pub use linear::{BiasGrad, Linear, LinearDw, LinearDx};
@@ -51,7 +53,7 @@ pub use work::Work;
 /// Most inputs a kernel takes in a plan.
 pub const MAX_INPUTS: usize = 12;
 /// Most outputs a kernel has.
-pub const MAX_OUTPUTS: usize = 4;
+pub const MAX_OUTPUTS: usize = 5;
 
 /// What the plan calls.
 pub trait Kernel: Any + Debug + Send + Sync {

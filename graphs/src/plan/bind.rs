@@ -30,12 +30,16 @@ impl Params for Vec<Vec<bf16>> {
 }
 
 /// Gradient buffers by parameter index. A plan adds to them; zeroing is the caller's.
-pub trait Grads: Send {
-    /// The buffer of parameter `index`, in the parameter's layout. Two indices never share memory.
+///
+/// # Safety
+/// Two indices never share memory, and a buffer stays valid where it is while others are asked for: a step may hold several.
+pub unsafe trait Grads: Send {
+    /// The buffer of parameter `index`, in the parameter's layout.
     fn get(&mut self, index: usize) -> &mut [f32];
 }
 
-impl Grads for Vec<Vec<f32>> {
+// SAFETY: each buffer is an allocation of its own, which `get` does not touch.
+unsafe impl Grads for Vec<Vec<f32>> {
     fn get(&mut self, index: usize) -> &mut [f32] {
         &mut self[index]
     }

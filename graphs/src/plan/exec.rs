@@ -38,6 +38,16 @@ pub(crate) enum Place {
     Output(usize),
 }
 
+impl Place {
+    /// The parameter whose gradient lies there.
+    pub fn gradient(&self) -> Option<usize> {
+        match *self {
+            Place::Grad(i) => Some(i),
+            _ => None,
+        }
+    }
+}
+
 /// One kernel call.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -140,7 +150,7 @@ impl PlanOp {
                     Place::Param(i) => Value::Mat(b.params.expect("checked by Plan::run").get(i)),
                     Place::Grad(i) => {
                         let g = b.grads.as_deref_mut().expect("checked by Plan::run").get(i);
-                        // SAFETY: the buffer outlives the step. A step that reads a gradient writes none.
+                        // SAFETY: the buffer outlives the step (`Grads`). A step that reads a gradient writes none.
                         Value::F32(unsafe { std::slice::from_raw_parts(g.as_ptr(), g.len()) })
                     }
                     Place::F32(i) => Value::F32(b.f32s[i]),
@@ -159,8 +169,8 @@ impl PlanOp {
                     }
                     _ => break,
                 };
-                // SAFETY: an arena buffer that no other operand of this step overlaps, or the step's only gradient
-                // (both kept by the planner).
+                // SAFETY: an arena buffer that no other operand of this step overlaps, or a gradient, of which the step
+                // names each once (both kept by the planner) and no two share memory (`Grads`).
                 let slice = unsafe { std::slice::from_raw_parts_mut(p, n) };
                 if zero {
                     slice.fill(0.0);

@@ -349,8 +349,9 @@ impl<'g> Planner<'g> {
                 _ => None,
             };
         }
-        let gradients = outputs.iter().filter(|p| matches!(p, Place::Grad(_))).count();
-        assert!(gradients <= 1, "{} writes {gradients} gradients, the executor lends one", d.name);
+        let gradients: Vec<usize> = outputs.iter().filter_map(Place::gradient).collect();
+        let once = gradients.iter().all(|g| gradients.iter().filter(|h| *h == g).count() == 1);
+        assert!(once, "{} writes one gradient twice", d.name);
         self.needs.kv |= d.kernel.uses_kv();
         self.needs.state |= d.kernel.uses_state();
         if let Some(i) = d.kernel.takes_gradient() {

@@ -2,6 +2,7 @@ mod attention;
 mod beginnings;
 mod layers;
 mod linear;
+mod linear_backward;
 mod sample;
 mod token_logprob;
 

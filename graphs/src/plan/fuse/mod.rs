@@ -5,6 +5,7 @@
 //! that reads it comes later.
 
 mod elementwise;
+mod gradients;
 mod linear;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,8 @@ use super::draft::{Draft, Key};
 
 /// All passes. Values `kept` are read after the plan ran; `constants` are the scalars known by now.
 pub(super) fn run(drafts: Vec<Draft>, kept: &BTreeSet<Key>, constants: &BTreeMap<Key, f32>) -> Vec<Draft> {
+    // First: a norm that is computed again is read by its layers alone.
+    let drafts = gradients::run(drafts, kept);
     let drafts = linear::run(drafts, kept);
     elementwise::run(drafts, kept, constants)
 }
