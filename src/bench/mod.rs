@@ -137,12 +137,12 @@ pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64,
 
     let mut inference = Inference::new(model, phases, precision)?;
     let train = phases.iter().find_map(|p| match *p {
-        Phase::Train { sequences, tokens } => Some((sequences, tokens)),
+        Phase::Train { sequences, tokens, prompt } => Some([sequences, tokens, prompt]),
         _ => None,
     });
-    let mut training = train.map(|(s, t)| Training::new(model, s, t, precision)).transpose()?;
+    let mut training = train.map(|shape| Training::new(model, shape, precision)).transpose()?;
     if let Some(training) = &mut training {
-        training.run()?; // compiles
+        training.run()?; // compiles the optimizer
     }
     let probe = Probe::new();
     let mut walls: Vec<Walls> = Vec::new();
@@ -183,7 +183,10 @@ pub fn name(phase: Phase) -> String {
         Phase::Prefill { sequences: 1, tokens } => format!("prefill {tokens}"),
         Phase::Prefill { sequences, tokens } => format!("prefill {sequences} × {tokens}"),
         Phase::Decode { sequences, past, tokens } => format!("decode {sequences} × {tokens} after {past}"),
-        Phase::Train { sequences, tokens } => format!("train {sequences} × {tokens}"),
+        Phase::Train { sequences, tokens, prompt: 0 } => format!("train {sequences} × {tokens}"),
+        Phase::Train { sequences, tokens, prompt } => {
+            format!("train {sequences} × {tokens}, prompt {prompt}")
+        }
     }
 }
 
@@ -191,8 +194,8 @@ pub fn name(phase: Phase) -> String {
 fn once(model: &ModelSource, phase: Phase, precision: Precision) -> Result<(Work, Option<u64>)> {
     let reset = machine::reset_peak_memory;
     let (work, reset) = match phase {
-        Phase::Train { sequences, tokens } => {
-            let mut training = Training::new(model, sequences, tokens, precision)?;
+        Phase::Train { sequences, tokens, prompt } => {
+            let mut training = Training::new(model, [sequences, tokens, prompt], precision)?;
             let reset = reset();
             (training.work()?, reset)
         }

@@ -13,6 +13,8 @@ use toolsmith_models::trainer::{Activations, AdamW, Head, Trainer, TrainerOption
 use toolsmith_models::weights::{Precision, Weights};
 use toolsmith_models::{Error, Result};
 
+use crate::config::RunConfig;
+
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "lowercase")]
@@ -21,16 +23,22 @@ pub enum Phase {
     Prefill { sequences: usize, tokens: usize },
     /// `tokens` steps, each a token of every sequence, after `past` tokens of each.
     Decode { sequences: usize, past: usize, tokens: usize },
-    /// Forward, backward and AdamW on sequences of `tokens` each, layers recomputed in the backward pass.
-    Train { sequences: usize, tokens: usize },
+    /// Forward, backward and AdamW on sequences of `tokens` each, which begin with the same `prompt` tokens; what follows
+    /// them is scored. As many layers keep their activations as a run without `run.memory_limit` would let them.
+    Train {
+        sequences: usize,
+        tokens: usize,
+        #[serde(default)]
+        prompt: usize,
+    },
 }
 
 impl Phase {
-    /// Tokens that a run computes.
+    /// Tokens of a run's sequences; a prompt in common counts for each.
     pub fn tokens(&self) -> usize {
         let (Phase::Prefill { sequences, tokens }
         | Phase::Decode { sequences, tokens, .. }
-        | Phase::Train { sequences, tokens }) = *self;
+        | Phase::Train { sequences, tokens, .. }) = *self;
         sequences * tokens
     }
 
@@ -185,14 +193,14 @@ pub struct Training {
 }
 
 impl Training {
-    /// Copies the weights; plans are compiled in the first run.
+    /// Copies the weights and compiles the pass for sequences of `tokens` each after `prompt` tokens in common, as
+    /// [`Phase::Train`] says.
     ///
     /// # Errors
     /// Weights that cannot be read, a full disk.
     pub fn new(
         model: &ModelSource,
-        sequences: usize,
-        tokens: usize,
+        [sequences, tokens, prompt]: [usize; 3],
         precision: Precision,
     ) -> Result<Training> {
         let (n, vocab) = (sequences * tokens, model.config.vocab_size);
@@ -207,12 +215,18 @@ impl Training {
             precision,
         };
         let batch = TrainBatch {
-            tokens: (0..n).map(|i| token(i, vocab)).collect(),
+            tokens: (0..n).map(|i| token(if i % tokens < prompt { i % tokens } else { i }, vocab)).collect(),
             lens: vec![tokens; sequences],
-            weights: vec![1.0 / n as f32; n],
+            weights: (0..n).map(|i| if i % tokens < prompt { 0.0 } else { 1.0 / n as f32 }).collect(),
             columns: vec![],
         };
-        let trainer = Trainer::new(&model.config, Head::Policy, &options);
+        let mut trainer = Trainer::new(&model.config, Head::Policy, &options);
+        let limit = RunConfig::default().memory().unwrap_or(usize::MAX);
+        let left = limit.saturating_sub(state.bytes() + trainer.memory());
+        match trainer.prepare(&Objective::CrossEntropy, Activations::Within(left)) {
+            Err(Error::Memory { .. }) => trainer.prepare(&Objective::CrossEntropy, Activations::Recompute)?,
+            prepared => prepared?,
+        };
         Ok(Training { trainer, state, batch, _dir: dir })
     }
 

@@ -38,8 +38,9 @@ pub struct Args {
     /// Sequences that decode together, a row each.
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,32")]
     batch: Vec<usize>,
-    /// Sequences and tokens of the training step, or `none` [default: 4x512, shorter where the model is].
-    #[arg(long, value_name = "NxTOKENS")]
+    /// Sequences and tokens of the training step, or `none` [default: 4x512, shorter where the model is]. 8x640/512 are 8
+    /// samples of 128 tokens after the same prompt of 512.
+    #[arg(long, value_name = "NxTOKENS[/PROMPT]")]
     train: Option<String>,
     /// Precision of weights and matmul inputs.
     #[arg(long, value_enum, default_value_t)]
@@ -104,10 +105,12 @@ fn read(path: &Path) -> Result<Report, BadInput> {
     serde_json::from_str(&text).map_err(|e| bad(&format!("{e}; `toolsmith bench --json` writes such a file")))
 }
 
-/// `4x512` as two numbers.
-fn sequences(text: &str) -> Option<(usize, usize)> {
+/// `4x512` or `8x640/512`.
+fn training(text: &str) -> Option<Phase> {
     let (n, tokens) = text.split_once(['x', '×'])?;
-    Some((n.parse().ok()?, tokens.parse().ok()?))
+    let (tokens, prompt) = tokens.split_once('/').unwrap_or((tokens, "0"));
+    let [sequences, tokens, prompt] = [n, tokens, prompt].map(|number| number.parse().ok());
+    Some(Phase::Train { sequences: sequences?, tokens: tokens?, prompt: prompt? })
 }
 
 impl Args {
@@ -117,13 +120,13 @@ impl Args {
         let prompt = self.prompt.unwrap_or(512.min((positions / 2).max(1)));
         let decode = self.decode.unwrap_or(128.min(positions.saturating_sub(prompt)));
         let train = match self.train.as_deref() {
-            None => Some((4, 512.min(positions))),
+            None => Some(Phase::Train { sequences: 4, tokens: 512.min(positions), prompt: 0 }),
             Some("none") => None,
-            Some(text) => match sequences(text) {
-                Some(pair) => Some(pair),
+            Some(text) => match training(text) {
+                Some(phase) => Some(phase),
                 None => {
                     return bad(format!(
-                        "--train {text}: expected sequences x tokens such as 4x512, or none"
+                        "--train {text}: expected sequences x tokens such as 4x512 or 8x640/512, or none"
                     ));
                 }
             },
@@ -139,7 +142,7 @@ impl Args {
             let decode = |&sequences: &usize| Phase::Decode { sequences, past: prompt, tokens: decode };
             phases.extend(self.batch.iter().map(decode));
         }
-        phases.extend(train.map(|(sequences, tokens)| Phase::Train { sequences, tokens }));
+        phases.extend(train);
         for &phase in &phases {
             fits(phase, positions)?;
         }
@@ -152,6 +155,9 @@ pub(super) fn fits(phase: Phase, positions: usize) -> Result<(), BadInput> {
     let (name, context) = (bench::name(phase), phase.context());
     if matches!(phase, Phase::Train { tokens: 0 | 1, .. }) {
         return Err(BadInput(format!("{name}: a sequence to train on needs at least 2 tokens")));
+    }
+    if matches!(phase, Phase::Train { tokens, prompt, .. } if prompt >= tokens) {
+        return Err(BadInput(format!("{name}: nothing follows the prompt; it is a part of the tokens")));
     }
     if phase.tokens() == 0 || context == 0 {
         return Err(BadInput(format!("{name}: every number must be at least 1")));

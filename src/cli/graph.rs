@@ -100,8 +100,8 @@ fn recorded(
     precision: Precision,
 ) -> toolsmith_models::Result<Vec<(&'static str, Vec<Row>)>> {
     Ok(match phase {
-        Phase::Train { sequences, tokens } => {
-            let mut training = Training::new(model, sequences, tokens, precision)?;
+        Phase::Train { sequences, tokens, prompt } => {
+            let mut training = Training::new(model, [sequences, tokens, prompt], precision)?;
             let plans = training.record()?.map(rows);
             ["forward and backward", "optimizer"].into_iter().zip(plans).collect()
         }
@@ -123,7 +123,10 @@ impl Args {
                 past: tokens(positions.saturating_sub(1)),
                 tokens: 1,
             },
-            Kind::Train => Phase::Train { sequences: self.batch.unwrap_or(4), tokens: tokens(positions) },
+            Kind::Train => {
+                let (sequences, tokens) = (self.batch.unwrap_or(4), tokens(positions));
+                Phase::Train { sequences, tokens, prompt: 0 }
+            }
         };
         fits(phase, positions).map(|()| phase)
     }
