@@ -54,12 +54,26 @@ fn sequence(n: usize, seed: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 61) as u32).collect()
 }
 
+/// `samples` of each of `prompts` prompts, one behind the other, what follows the prompt scored.
+fn groups(prompts: usize, samples: usize, prompt: usize, sample: usize) -> TrainBatch {
+    let of = |i: usize| [sequence(prompt, i / samples), sequence(sample, 7 * i + 1)].concat();
+    let mut batch = packed(&(0..prompts * samples).map(of).collect::<Vec<_>>());
+    for (i, weight) in batch.weights.iter_mut().enumerate() {
+        *weight *= f32::from(u8::from(i % (prompt + sample) >= prompt));
+    }
+    batch
+}
+
 /// Batches that are parted: evenly, unevenly, with a sequence that only the first stream has room for.
 fn batches() -> Vec<TrainBatch> {
     let even: Vec<_> = (0..40).map(|i| sequence(20 + i, i)).collect();
     let uneven: Vec<_> = [700, 3, 500, 40, 1, 300, 200].iter().map(|&n| sequence(n, n)).collect();
     let late = vec![sequence(30, 1), sequence(1500, 2), sequence(200, 3)];
-    [even, uneven, late].iter().map(|sequences| packed(sequences)).collect()
+    // The same sequence over and over: far more tokens to score than rows to run.
+    let same = vec![sequence(60, 1); 30];
+    let mut batches: Vec<_> = [even, uneven, late, same].iter().map(|sequences| packed(sequences)).collect();
+    batches.extend([groups(12, 6, 21, 6), groups(1, 12, 400, 20), groups(3, 4, 300, 30)]);
+    batches
 }
 
 #[test]
@@ -126,4 +140,22 @@ fn parts_come_to_what_the_sequences_come_to_alone() {
             assert!(far <= 1e-4 * size, "{}: {far} of {size}", spec.name);
         }
     }
+}
+
+/// Cutting a batch costs few of the rows that samples of a prompt save.
+#[test]
+fn samples_of_a_prompt_stay_together() {
+    let small = Small::new(Precision::F32);
+    let (mut trainer, weights) = (small.trainer(), small.state.weights());
+    let mut rows = |batch| {
+        trainer
+            .forward(&weights, &batch)
+            .map(|_| ())
+            .and_then(|()| Ok(trainer.accumulate(&weights, &batch, &Objective::CrossEntropy)?.rows))
+    };
+    // Each without its last token. Of so short prompts each is run once.
+    assert_eq!(rows(groups(12, 6, 21, 6)).unwrap(), 12 * (26 + 5 * 5));
+    assert_eq!(rows(groups(3, 4, 300, 30)).unwrap(), 3 * (329 + 3 * 29));
+    // A stream has room for 512 rows, one alone for all of them.
+    assert_eq!(rows(groups(1, 12, 400, 20)).unwrap(), 419 + 11 * 19);
 }

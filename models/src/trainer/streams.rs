@@ -13,14 +13,14 @@ use toolsmith_graphs::{Params, Plan, cpu::apart};
 use super::{TrainerOptions, pass::Pass};
 use crate::{
     Result,
-    batch::{Objective, TrainBatch, TrainOutput},
+    batch::{Objective, TrainBatch, TrainOutput, in_common},
     config::ModelConfig,
     decoder::Head,
 };
 
-/// Tokens for which gradients of their own pay.
+/// Rows for which gradients of their own pay.
 const STREAM: usize = 512;
-/// Tokens taken through the whole pass at once: a few megabytes of activations.
+/// Rows taken through the whole pass at once: a few megabytes of activations.
 const CHUNK: usize = 256;
 /// Bytes of gradients that may exist once a stream. A larger model's batch stays whole: its products are large enough to share,
 /// and reading its weights is what costs.
@@ -62,26 +62,68 @@ struct Share {
     /// The first one's first token.
     start: usize,
     tokens: usize,
+    /// At most as many are run and as many tokens scored.
+    rows: usize,
 }
 
 impl Share {
-    fn whole(batch: &TrainBatch) -> Self {
-        Share { sequences: 0..batch.lens.len(), start: 0, tokens: batch.tokens.len() }
+    fn whole(batch: &TrainBatch, room: usize) -> Self {
+        let mut all = Share { sequences: 0..batch.lens.len(), start: 0, tokens: batch.tokens.len(), rows: 0 };
+        all.rows = Units { batch, rest: all.clone(), room }.map(|unit| unit.rows).sum();
+        all
     }
 
-    /// Cut into `n` of about as many tokens each.
-    fn cut(&self, batch: &TrainBatch, n: usize) -> impl Iterator<Item = Share> {
-        let all = self.clone();
-        let (mut sequence, mut token) = (all.sequences.start, all.start);
+    /// Cut between units into `n` of about as many rows each.
+    fn cut(self, batch: &TrainBatch, room: usize, n: usize) -> impl Iterator<Item = Share> {
+        let all = self.rows;
+        let (mut units, mut taken) = (Units { batch, rest: self, room }.peekable(), 0);
         (1..=n).map(move |i| {
-            let (first, start, end) = (sequence, token, all.start + i * all.tokens / n);
-            // A sequence belongs where more than half of it lies.
-            while sequence < all.sequences.end && token + batch.lens[sequence] / 2 < end {
-                token += batch.lens[sequence];
-                sequence += 1;
+            let next = units.peek().cloned().unwrap_or_default();
+            let mut share = Share { sequences: next.sequences.start..next.sequences.start, ..next };
+            (share.tokens, share.rows) = (0, 0);
+            // A unit belongs where more than half of it lies.
+            while let Some(unit) = units.next_if(|unit| i == n || taken + unit.rows / 2 < i * all / n) {
+                taken += unit.rows;
+                share.sequences.end = unit.sequences.end;
+                (share.tokens, share.rows) = (share.tokens + unit.tokens, share.rows + unit.rows);
             }
-            Share { sequences: first..sequence, start, tokens: token - start }
+            share
         })
+    }
+}
+
+/// The parts of a share that are not cut: sequences that begin alike, of which a pass runs the beginning once. So long a row
+/// of them that the beginning is a small part, or that there is no `room` for more, is cut all the same.
+struct Units<'a> {
+    batch: &'a TrainBatch,
+    rest: Share,
+    room: usize,
+}
+
+impl Iterator for Units<'_> {
+    type Item = Share;
+
+    fn next(&mut self) -> Option<Share> {
+        let (batch, rest) = (self.batch, &mut self.rest);
+        let mut unit = Share { sequences: rest.sequences.start..rest.sequences.start, ..rest.clone() };
+        (unit.tokens, unit.rows) = (0, 0);
+        let mut root: &[u32] = &[];
+        while rest.sequences.start < rest.sequences.end {
+            let own = rest.start..rest.start + batch.lens[rest.sequences.start];
+            let shared = in_common(root, &batch.tokens[own.clone()]);
+            let scored = batch.weights[own.clone()].iter().filter(|&&w| w != 0.0).count();
+            let rows = unit.rows + (own.len() - shared).max(scored);
+            if root.is_empty() {
+                root = &batch.tokens[own.clone()];
+            } else if shared == 0 || rows > self.room || unit.rows > (CHUNK / 2).max(4 * shared) {
+                break;
+            }
+            rest.sequences.start += 1;
+            rest.start = own.end;
+            unit.sequences.end += 1;
+            (unit.tokens, unit.rows) = (unit.tokens + own.len(), rows);
+        }
+        (unit.rows > 0).then_some(unit)
     }
 }
 
@@ -92,12 +134,12 @@ impl Stream {
         mut grads: Option<&mut Vec<Vec<f32>>>,
         batch: &TrainBatch,
         inv_temperature: f32,
-        chunk: usize,
+        (chunk, room): (usize, usize),
     ) -> Result<()> {
         (self.loss, self.rows) = (0.0, 0);
         self.outputs.clear();
-        let chunks = ((self.share.tokens + chunk / 2) / chunk).max(1);
-        for Share { sequences, start, .. } in self.share.cut(batch, chunks) {
+        let chunks = ((self.share.rows + chunk / 2) / chunk).max(1);
+        for Share { sequences, start, .. } in self.share.clone().cut(batch, room, chunks) {
             self.pass.lay_out(batch, sequences, start)?;
             self.loss += self.pass.run(params, grads.as_deref_mut(), inv_temperature)?;
             self.rows += self.pass.rows();
@@ -157,10 +199,10 @@ impl Streams {
         batch: &TrainBatch,
         inv_temperature: f32,
     ) -> Result<usize> {
-        let (n, chunk) = self.share_out(batch)?;
+        let (n, sizes) = self.share_out(batch)?;
         let streams = &mut self.streams[..n];
         let run = |stream: &mut Stream, grads: Option<&mut Vec<Vec<f32>>>| {
-            stream.result = stream.run(params, grads, batch, inv_temperature, chunk);
+            stream.result = stream.run(params, grads, batch, inv_temperature, sizes);
         };
         // Inside the pool once, rather than entering it for every kernel.
         rayon::scope(|_| match grads {
@@ -184,23 +226,30 @@ impl Streams {
         TrainOutput { loss: self.loss, outputs: &self.outputs, rows: self.rows }
     }
 
-    /// Gives streams their sequences: how many have some, and how many tokens they take at once.
-    fn share_out(&mut self, batch: &TrainBatch) -> Result<(usize, usize)> {
-        let whole = Share::whole(batch);
-        // A chunk is at most so long: half a chunk more where there is one, half a sequence more on each side.
-        let longest = batch.lens.iter().max().copied().unwrap_or(0);
-        let fits = |stream: &Stream| longest + 2 * CHUNK <= stream.pass.plan.capacity().tokens;
-        if self.whole || self.recorded || !fits(&self.streams[0]) {
+    /// Gives streams their sequences. Returns how many have some, how many rows they take at once, and for how many of one unit
+    /// there is room.
+    fn share_out(&mut self, batch: &TrainBatch) -> Result<(usize, (usize, usize))> {
+        // A chunk is at most so long: half a chunk more where there is one, half a unit more on each side.
+        let room = |stream: &Stream| stream.pass.plan.capacity().tokens.saturating_sub(2 * CHUNK);
+        let least = self.streams.iter().map(room).min().unwrap_or(0);
+        let (parted, first) = (Share::whole(batch, least), room(&self.streams[0]));
+        let together = Share::whole(batch, first);
+        let fits =
+            |share: &Share, room| Units { batch, rest: share.clone(), room }.all(|unit| unit.rows <= room);
+        // The first stream has more room. Alone it may run so many rows less that it is as fast.
+        let (whole, n, room) = if fits(&parted, least) && 4 * parted.rows <= 5 * together.rows {
+            let n = ((parted.rows + STREAM / 2) / STREAM).clamp(1, self.streams.len());
+            (parted, n, least)
+        } else {
+            (together, 1, first)
+        };
+        if self.whole || self.recorded || !fits(&whole, room) {
             self.streams[0].share = whole;
             self.streams[0].pass.lay_out(batch, 0..batch.lens.len(), 0)?;
-            return Ok((1, usize::MAX));
+            return Ok((1, (usize::MAX, usize::MAX)));
         }
-        let n = match self.streams.iter().all(fits) {
-            true => ((whole.tokens + STREAM / 2) / STREAM).clamp(1, self.streams.len()),
-            false => 1,
-        };
-        let shares = whole.cut(batch, n);
+        let shares = whole.cut(batch, room, n);
         self.streams.iter_mut().zip(shares).for_each(|(stream, share)| stream.share = share);
-        Ok((n, CHUNK))
+        Ok((n, (CHUNK, room)))
     }
 }
