@@ -8,8 +8,8 @@ use std::f32::consts::LOG2_E;
 
 use half::bf16;
 
-use super::super::simd::{Elem, L, Simd, exp2, load, multiversion, store};
-use super::tile::{BK, Panel, Rows, Start, panel_of_keys, panel_of_rows, product, row_tile, update};
+use super::super::simd::{Elem, L, Simd, exp2, in_order, load, multiversion, store};
+use super::tile::{BK, Panel, Rows, Start, panel_of_keys, panel_of_rows, product, tile_and_panel, update};
 use super::{Attention, Segment, locate};
 use crate::cpu::par::{self, Parts, Shared};
 use crate::cpu::scratch::{Scratch, bytes_of};
@@ -130,13 +130,15 @@ fn differentiate<E: Elem>(
 multiversion! {
     /// `dots[r] = out[r] · dout[r]` for rows of `n`.
     unsafe fn row_dots<S>(out: *const f32, dout: *const f32, dots: *mut f32, r0: usize, r1: usize, n: usize) {
-        for r in r0..r1 {
-            let mut sum = S::splat(0.0);
-            for c in (0..n).step_by(L) {
-                let (at, w) = (r * n + c, (n - c).min(L));
-                sum = S::fma(load::<S>(out.add(at), w), load::<S>(dout.add(at), w), sum);
+        for first in (r0..r1).step_by(L) {
+            let (rows, mut x) = ((r1 - first).min(L), [S::splat(0.0); L]);
+            for (i, sum) in x.iter_mut().enumerate().take(rows) {
+                for c in (0..n).step_by(L) {
+                    let (at, w) = ((first + i) * n + c, (n - c).min(L));
+                    *sum = S::fma(load::<S>(out.add(at), w), load::<S>(dout.add(at), w), *sum);
+                }
             }
-            *dots.add(r) = S::sum(sum);
+            store::<S>(dots.add(first), rows, in_order::<S>(S::sums(x)));
         }
     }
 }
@@ -239,7 +241,7 @@ multiversion! {
             ds_rows: take(MR * BK / E::R), dq: take(MR * width).cast(),
         };
         let group = a.heads / a.kv_heads;
-        let ld = a.kv_heads * hd;
+        let (ld, whole) = (a.kv_heads * hd, hd - hd % L);
         for owner in job.members() {
             let own = &job.segs[owner];
             for key in (0..own.q_len as usize).step_by(BK) {
@@ -269,11 +271,15 @@ multiversion! {
                         }
                     }
                 }
-                for r in 0..keys {
-                    for c in (0..hd).step_by(L) {
-                        let (w, from, to) = ((hd - c).min(L), r * width + c, at + r * ld + c);
-                        store::<S>(job.dk.add(to), w, S::load(t.dk.add(from)));
-                        store::<S>(job.dv.add(to), w, S::load(t.dv.add(from)));
+                for (sums, grads) in [(t.dk, job.dk.add(at)), (t.dv, job.dv.add(at))] {
+                    for r in 0..keys {
+                        let (from, to) = (sums.add(r * width), grads.add(r * ld));
+                        for c in (0..whole).step_by(L) {
+                            S::store(to.add(c), S::load(from.add(c)));
+                        }
+                        if whole < hd {
+                            store::<S>(to.add(whole), hd - whole, S::load(from.add(whole)));
+                        }
                     }
                 }
             }
@@ -321,13 +327,9 @@ unsafe fn queries<S: Simd, E: Elem>(job: &Job, t: &Tiles, row: usize, n: usize) 
         let (hd, ld) = (job.a.head_dim, job.a.heads * job.a.head_dim);
         let (width, units) = (hd.next_multiple_of(L), hd / E::R);
         for (src, tile, panel) in [(job.q, t.q, t.q_rows), (job.dout, t.dout, t.dout_rows)] {
-            let src = src.add(row * hd);
-            for r in 0..n {
-                row_tile::<S, E>(src.add(r * ld), hd, tile.add(r * units));
-            }
+            tile_and_panel::<S, E>((src.add(row * hd), ld), n, hd, (tile, panel), width);
             let rest = n.next_multiple_of(MR) - n;
             std::slice::from_raw_parts_mut(tile.add(n * units), rest * units).fill(0);
-            panel_of_rows::<S, E>((src, ld), n, hd, (panel, n.div_ceil(E::R)), width);
         }
     }
 }

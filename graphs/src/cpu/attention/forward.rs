@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::simd::{Elem, L, Simd, exp2, multiversion, store};
+use super::super::simd::{Elem, L, Simd, exp2, in_order, multiversion, store};
 use super::tile::{BK, GROUPS, Panel, Rows, Start, product, row_tile, update};
 use super::{Attention, Segment};
 
@@ -103,11 +103,7 @@ multiversion! {
             for (i, x) in x.iter_mut().enumerate().take(rows - first) {
                 *x = S::load(sum.add((first + i) * L));
             }
-            let mut sums = [0.0f32; L];
-            S::store(sums.as_mut_ptr(), S::sums(x));
-            for i in 0..L.min(rows - first) {
-                *total.add(first + i) = sums[4 * (i % 4) + i / 4];
-            }
+            store::<S>(total.add(first), L.min(rows - first), in_order::<S>(S::sums(x)));
         }
         let (dst, whole) = (job.out.add(first * hd), hd - hd % L);
         for token in 0..tokens {

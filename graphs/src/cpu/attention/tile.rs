@@ -264,6 +264,44 @@ pub unsafe fn panel_of_rows<S: Simd, E: Elem>(
     }
 }
 
+/// `n` rows of `cols` numbers as a row tile and as a panel over columns, `width` of them, in one go.
+#[inline(always)]
+pub unsafe fn tile_and_panel<S: Simd, E: Elem>(
+    (src, ld): (*const f32, usize),
+    n: usize,
+    cols: usize,
+    (tile, panel): (*mut u32, *mut u32),
+    width: usize,
+) {
+    // SAFETY: `src` has `n` rows of `cols`; the tile and the panel hold them.
+    unsafe {
+        let (units, pairs) = (cols / E::R, if cols.is_multiple_of(2 * L) { n / E::R } else { 0 });
+        for u in 0..pairs {
+            let (a, b) = (src.add(u * E::R * ld), src.add((u * E::R + E::R - 1) * ld));
+            let (rows, panel) = (tile.add(u * E::R * units), panel.add(u * width));
+            for c in (0..cols).step_by(2 * L) {
+                let (a0, a1) = (S::load(a.add(c)), S::load(a.add(c + L)));
+                let (b0, b1) = (S::load(b.add(c)), S::load(b.add(c + L)));
+                if E::R == 1 {
+                    S::store(rows.add(c).cast(), a0);
+                    S::store(rows.add(c + L).cast(), a1);
+                } else {
+                    S::store_i(rows.add(c / 2), S::join_bf16(a0, a1));
+                    S::store_i(rows.add(units + c / 2), S::join_bf16(b0, b1));
+                }
+                S::store_i(panel.add(c), E::unit::<S>(a0, b0));
+                S::store_i(panel.add(c + L), E::unit::<S>(a1, b1));
+            }
+        }
+        let (done, src) = (pairs * E::R, src.wrapping_add(pairs * E::R * ld));
+        for r in done..n {
+            row_tile::<S, E>(src.add((r - done) * ld), cols, tile.add(r * units));
+        }
+        let rest = (n - done).div_ceil(E::R);
+        panel_of_rows::<S, E>((src, ld), n - done, cols, (panel.add(pairs * width), rest), width);
+    }
+}
+
 /// `cols` numbers as units of a row tile; several rows of an even number each, one behind the other, are one.
 #[inline(always)]
 pub unsafe fn row_tile<S: Simd, E: Elem>(src: *const f32, cols: usize, dst: *mut u32) {

@@ -227,6 +227,20 @@ pub(super) unsafe fn store<S: Simd>(p: *mut f32, n: usize, x: S::F) {
     unsafe { <f32 as Elem>::narrow::<S>(p, n, x) }
 }
 
+/// What [`Simd::sums`] gives, the sum of `x[i]` in lane `i`.
+#[inline(always)]
+pub(super) unsafe fn in_order<S: Simd>(sums: S::F) -> S::F {
+    let (mut lanes, mut ordered) = ([0.0f32; L], [0.0f32; L]);
+    // SAFETY: vectors have room.
+    unsafe {
+        S::store(lanes.as_mut_ptr(), sums);
+        for (i, x) in ordered.iter_mut().enumerate() {
+            *x = lanes[4 * (i % 4) + i / 4];
+        }
+        S::load(ordered.as_ptr())
+    }
+}
+
 /// `e^x`: Cody–Waite reduction and a polynomial of degree 7 (the coefficients of Cephes `expf`),
 /// within 2 ulp; exactly 0 below −104, infinite above 88.73, NaN for NaN.
 #[inline(always)]
