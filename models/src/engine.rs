@@ -6,7 +6,7 @@
 
 use toolsmith_graphs::{
     Bindings, Dim, Graph, KvCache, Options, Params, Plan, Segment,
-    plan::{BLOCK, U32Input, blocks_for},
+    plan::{BLOCK, PanelStore, U32Input, blocks_for},
 };
 
 use crate::{
@@ -37,6 +37,7 @@ pub struct EngineOptions {
 /// optimizer may write them in between.
 pub struct Engine {
     plan: Plan,
+    panels: PanelStore,
     cache: KvCache,
     kv: KvBlocks,
     options: EngineOptions,
@@ -82,6 +83,7 @@ impl Engine {
             ids: plan.u32_input("ids")?,
             positions: plan.u32_input("positions")?,
             rows: plan.u32_input("rows")?,
+            panels: PanelStore::new(&plan),
             plan,
             cache: KvCache::new(layers, blocks, heads, head_dim, bf16),
             kv: KvBlocks::new(options.slots, options.max_context, blocks),
@@ -93,6 +95,7 @@ impl Engine {
 
     /// The engine with weights to read. The KV cache is kept; what it holds was computed with the weights of its time.
     pub fn bind<'a>(&'a mut self, weights: &'a WeightsView<'a>) -> Bound<'a> {
+        self.panels.fill(weights);
         Bound { engine: self, weights }
     }
 
@@ -101,10 +104,10 @@ impl Engine {
         &self.plan
     }
 
-    /// Bytes of the plan's arena and scratch, and of the KV cache.
+    /// Bytes of the plan's arena and scratch, of the panels of weights, and of the KV cache.
     pub fn memory(&self) -> usize {
         let (arena, scratch) = self.plan.memory();
-        arena + scratch + self.cache.bytes()
+        arena + scratch + self.panels.bytes() + self.cache.bytes()
     }
 
     /// Whether batches to come are recorded: see [`Plan::record`].
@@ -140,8 +143,9 @@ impl Engine {
             }
         }
         self.kv.take_copies().for_each(|(from, to)| self.cache.copy_block(from, to));
+        let weights = self.panels.beside(weights);
         let mut bindings = Bindings::new(batch.tokens.len(), rows.len())
-            .params(weights)
+            .params(&weights)
             .kv(&mut self.cache, blocks)
             .segments(segments)
             .u32(self.ids, &batch.tokens)

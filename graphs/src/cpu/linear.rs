@@ -16,7 +16,7 @@ use super::pack::{convert, stride};
 use super::par::{self, Parts, Shared};
 use super::rope::{RopeTable, rope_row};
 use super::scratch::{Plain, Scratch, bytes_of};
-use super::short;
+use super::short::{self, Panels};
 use super::simd::Elem;
 use super::{Mat, Operand};
 
@@ -43,6 +43,8 @@ pub struct Dims {
 pub struct Layer<'a> {
     pub w: Mat<'a>,
     pub bias: Option<Mat<'a>>,
+    /// Of `w`, if they are made already.
+    pub panels: Option<&'a Panels>,
 }
 
 /// What is done to each head of a layer's output `[t, heads · head_dim]`.
@@ -179,7 +181,7 @@ pub fn linear_scratch(d: Dims, bf16_weights: bool) -> usize {
 /// `y[t, n] = x[t, k] · wᵀ (+ bias)`, with `w[n, k]` as stored in a checkpoint.
 pub fn linear(x: &[f32], w: Mat, bias: Option<Mat>, y: &mut [f32], d: Dims, scratch: &mut Scratch) {
     assert!(x.len() == d.t * d.k && w.len() == d.n * d.k, "linear: shapes do not match {d:?}");
-    linears(x, None, d.k, &[Some(Job::linear(Layer { w, bias }, y))], scratch);
+    linears(x, None, d.k, &[Some(Job::linear(Layer { w, bias, panels: None }, y))], scratch);
 }
 
 /// The rows as products of either kind read them.
@@ -213,12 +215,14 @@ pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>]
         },
     };
     // Where weights of both kinds meet, panels are made of one; the other's products are the same without.
-    let packed = |w: &Mat| if w.is_bf16() == kinds[0] { panel_units(w, t, k) } else { 0 };
+    let packed = |l: &Layer| {
+        if l.panels.is_none() && l.w.is_bf16() == kinds[0] { panel_units(&l.w, t, k) } else { 0 }
+    };
     let panels = Shared(scratch.take::<u32>(0).as_ptr());
     let mut any = false;
     for layer in layers() {
-        let of = scratch.take::<u32>(packed(&layer.w));
-        any |= !of.is_empty();
+        let of = scratch.take::<u32>(packed(layer));
+        any |= !of.is_empty() || layer.panels.is_some();
         match layer.w {
             _ if of.is_empty() => {}
             Mat::F32(w) => short::pack(w, k, of),
@@ -239,7 +243,7 @@ pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>]
         let job = jobs().find(|j| match piece.checked_sub(pieces(j)) {
             Some(rest) => {
                 piece = rest;
-                at += j.layers().map(|l| lines(packed(&l.w))).sum::<usize>();
+                at += j.layers().map(|l| lines(packed(l))).sum::<usize>();
                 false
             }
             None => true,
@@ -250,8 +254,9 @@ pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>]
         let rect = Rect { i, rows: mc.min(t - i), j, cols: end - j, k, n: job.width(k) };
         let mut next = panels.get().wrapping_add(at);
         let panels = job.layers().map(|l| {
-            let n = packed(&l.w);
-            let of = (n > 0).then_some(next);
+            let n = packed(l);
+            let made = l.panels.map(|p| p.of(&l.w).as_ptr());
+            let of = made.or((n > 0).then_some(next));
             next = next.wrapping_add(lines(n));
             of
         });

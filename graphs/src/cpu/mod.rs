@@ -59,6 +59,7 @@ pub use rope::{RopeTable, rope};
 pub use sample::{Softmax, softmax_buckets, softmax_weights};
 pub(crate) use scratch::Lines;
 pub use scratch::{ALIGN, Scratch, ScratchBuf};
+pub use short::Panels;
 pub use softmax::{entropy, logsumexp, token_logprob_of};
 pub use team::apart;
 pub use token_logprob::{LmHead, SKIP, TokenLogprobs, token_logprob, token_logprob_scratch};

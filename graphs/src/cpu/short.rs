@@ -7,8 +7,10 @@
 use super::gemm::Nt;
 use super::outer::{COLUMNS, KC, Lie, Outer, panels, units};
 use super::par::{Parts, Shared};
+use super::scratch::Lines;
 use super::simd::{Elem, L, Simd, multiversion};
 use super::{Mat, pack};
+use half::bf16;
 
 /// Units of the longest sum that is short. One rule for training and decoding: it decides the order of a sum.
 const MOST: usize = 192;
@@ -25,6 +27,63 @@ pub(super) fn is_short<E: Elem>(k: usize) -> bool {
 /// Units of the panels that make a product of `t` rows by `w[n, k]` faster; 0 for none.
 pub(super) fn panel_units<E: Elem>(t: usize, n: usize, k: usize) -> usize {
     if t > FEW && is_short::<E>(k) { panels(n, units::<E>(k)) } else { 0 }
+}
+
+/// A weight as products over short sums read it, made once for many calls.
+///
+/// It is of no use for others: then it stays empty, and takes nothing.
+#[derive(Debug)]
+pub struct Panels {
+    n: usize,
+    k: usize,
+    bf16: bool,
+    units: Lines,
+    filled: bool,
+}
+
+impl Panels {
+    /// For the layer `w[n, k]`, bf16 or not.
+    pub fn new(n: usize, k: usize, bf16: bool) -> Self {
+        let units = if bf16 { panel_units::<bf16> } else { panel_units::<f32> }(usize::MAX, n, k);
+        Panels { n, k, bf16, units: Lines::new(size_of::<u32>() * units), filled: false }
+    }
+
+    /// Bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.units.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes() == 0
+    }
+
+    /// Makes them of the layer's weight; a weight of the other element has none.
+    ///
+    /// # Panics
+    /// If it has another size.
+    pub fn fill(&mut self, w: Mat) {
+        assert_eq!(w.len(), self.n * self.k, "panels are another weight's");
+        self.filled = !self.is_empty() && w.is_bf16() == self.bf16;
+        let dst = bytemuck::cast_slice_mut(self.units.get_mut());
+        match w {
+            _ if !self.filled => {}
+            Mat::F32(w) => pack(w, self.k, dst),
+            Mat::Bf16(w) => pack(w, self.k, dst),
+        }
+    }
+
+    /// Whether they are made.
+    pub fn is_filled(&self) -> bool {
+        self.filled
+    }
+
+    /// Those of `w`.
+    pub(super) fn of(&self, w: &Mat) -> &[u32] {
+        let fit = self.filled && w.len() == self.n * self.k && w.is_bf16() == self.bf16;
+        assert!(fit, "panels are another weight's");
+        bytemuck::cast_slice(self.units.get())
+    }
 }
 
 /// Makes the panels of `w[n, k]`.
@@ -124,7 +183,7 @@ unsafe fn turned<S: Simd, E: Elem, const M: usize>(g: &Nt<E>, i: usize, j: usize
         let bias = match g.bias {
             None => None,
             Some(Mat::F32(bias)) => Some(<f32 as Elem>::widen::<S>(bias.as_ptr().add(j), h)),
-            Some(Mat::Bf16(bias)) => Some(<half::bf16 as Elem>::widen::<S>(bias.as_ptr().add(j), h)),
+            Some(Mat::Bf16(bias)) => Some(<bf16 as Elem>::widen::<S>(bias.as_ptr().add(j), h)),
         };
         for (r, &sum) in total.iter().enumerate() {
             let sum = match bias {

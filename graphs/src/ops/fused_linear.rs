@@ -107,7 +107,7 @@ impl Norm<usize> {
 
 impl Layer<usize> {
     fn kernel<'a>(&self, io: &Io<'a>) -> cpu::Layer<'a> {
-        cpu::Layer { w: io.mat(self.w), bias: self.bias.map(|b| io.mat(b)) }
+        cpu::Layer { w: io.mat(self.w), bias: self.bias.map(|b| io.mat(b)), panels: io.panels(self.w) }
     }
 }
 
@@ -161,6 +161,9 @@ impl Kernel for FusedLinear<usize> {
     fn scratch(&self, e: Extent, bf16: bool) -> usize {
         let ns = self.layers().map(|l| l.n);
         cpu::linears_scratch(e.tokens.max(e.rows), ns, self.k, self.norm.is_some(), bf16)
+    }
+    fn layer(&self, i: usize) -> Option<(usize, usize)> {
+        self.layers().find(|l| l.w == i).map(|l| (l.n, self.k))
     }
     fn in_place(&self, i: usize) -> Option<usize> {
         let part = self.parts.iter().position(|p| matches!(p.then, Then::Add(x) if x == i))?;

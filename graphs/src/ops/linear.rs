@@ -51,8 +51,11 @@ impl Kernel for Linear {
     }
     fn run(&self, io: &mut Io<'_>) {
         let (x, y, mut scratch) = (io.f32(0), io.take(0), io.scratch());
-        let d = self.dims(rows(x.len(), self.k));
-        cpu::linear(x, io.mat(1), io.optional_mat(2), y, d, &mut scratch);
+        let layer = cpu::Layer { w: io.mat(1), bias: io.optional_mat(2), panels: io.panels(1) };
+        cpu::linears(x, None, self.k, &[Some(cpu::Job::linear(layer, y))], &mut scratch);
+    }
+    fn layer(&self, i: usize) -> Option<(usize, usize)> {
+        (i == 1).then_some((self.n, self.k))
     }
 }
 

@@ -13,7 +13,7 @@ use luminal::{
 };
 
 use crate::{
-    cpu::{Mat, Operand, Scratch},
+    cpu::{Mat, Operand, Panels, Scratch},
     graph::Graph,
     plan::{KvCache, ParamState, Segment},
     shape::{Extent, Shape},
@@ -86,6 +86,12 @@ pub trait Kernel: Any + Debug + Send + Sync {
     fn reads(&self, i: usize) -> bool {
         let _ = i;
         true
+    }
+
+    /// Sizes `(n, k)` of input `i`, if it is the weight `[n, k]` of a product that can read [`Panels`] of it.
+    fn layer(&self, i: usize) -> Option<(usize, usize)> {
+        let _ = i;
+        None
     }
 
     /// Whether it needs the KV cache.
@@ -183,8 +189,8 @@ pub enum Value<'a> {
     F32(&'a [f32]),
     /// Ids, positions, rows.
     U32(&'a [u32]),
-    /// A parameter.
-    Mat(Mat<'a>),
+    /// A parameter, and its panels if they are made already.
+    Mat(Mat<'a>, Option<&'a Panels>),
     /// The batch's segments.
     Segments(&'a [Segment]),
     /// Numbers that an output of this number holds until it is written.
@@ -197,7 +203,7 @@ impl Value<'_> {
         match self {
             Value::F32(x) => size_of_val(*x),
             Value::U32(x) => size_of_val(*x),
-            Value::Mat(x) => x.bytes(),
+            Value::Mat(x, _) => x.bytes(),
             Value::None | Value::Segments(_) | Value::Output(_) => 0,
         }
     }
@@ -222,7 +228,7 @@ impl<'a> Io<'a> {
     /// Input `i`, numbers.
     pub fn f32(&self, i: usize) -> &'a [f32] {
         match self.inputs[i] {
-            Value::F32(x) | Value::Mat(Mat::F32(x)) => x,
+            Value::F32(x) | Value::Mat(Mat::F32(x), _) => x,
             _ => panic!("input {i} is not f32 numbers"),
         }
     }
@@ -236,7 +242,7 @@ impl<'a> Io<'a> {
     /// Input `i`, a parameter.
     pub fn mat(&self, i: usize) -> Mat<'a> {
         match self.inputs[i] {
-            Value::Mat(x) => x,
+            Value::Mat(x, _) => x,
             Value::F32(x) => Mat::F32(x),
             _ => panic!("input {i} is not a parameter"),
         }
@@ -244,6 +250,13 @@ impl<'a> Io<'a> {
     /// Input `i`, a parameter, if the op was given one.
     pub fn optional_mat(&self, i: usize) -> Option<Mat<'a>> {
         (!matches!(self.inputs[i], Value::None)).then(|| self.mat(i))
+    }
+    /// The panels of input `i`, a parameter, if they are made already.
+    pub fn panels(&self, i: usize) -> Option<&'a Panels> {
+        match self.inputs[i] {
+            Value::Mat(_, panels) => panels,
+            _ => None,
+        }
     }
     /// Input `i`, segments.
     pub fn segments(&self, i: usize) -> &'a [Segment] {
@@ -265,7 +278,7 @@ impl<'a> Io<'a> {
     }
     /// Whether a parameter among the inputs is bf16.
     pub(crate) fn reads_bf16(&self) -> bool {
-        self.inputs.iter().any(|v| matches!(v, Value::Mat(Mat::Bf16(_))))
+        self.inputs.iter().any(|v| matches!(v, Value::Mat(Mat::Bf16(_), _)))
     }
     /// Output `i`; it can be taken once.
     pub fn take(&mut self, i: usize) -> &'a mut [f32] {

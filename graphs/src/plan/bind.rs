@@ -2,7 +2,11 @@
 
 use half::bf16;
 
-use crate::{cpu::Mat, plan::KvCache, shape::Extent};
+use crate::{
+    cpu::{Mat, Panels},
+    plan::KvCache,
+    shape::Extent,
+};
 
 /// Most `f32` inputs of a graph.
 pub const MAX_F32: usize = 16;
@@ -15,6 +19,11 @@ pub use crate::cpu::Segment;
 pub trait Params: Sync {
     /// Parameter `index`, row-major as stored.
     fn get(&self, index: usize) -> Mat<'_>;
+    /// Its panels, where they are made already: see [`PanelStore`](super::PanelStore).
+    fn panels(&self, index: usize) -> Option<&Panels> {
+        let _ = index;
+        None
+    }
 }
 
 impl Params for Vec<Vec<f32>> {

@@ -147,7 +147,10 @@ impl PlanOp {
                         Value::F32(unsafe { std::slice::from_raw_parts(p, n) })
                     }
                     Place::Constant(at, len) => Value::F32(&self.constants[at..at + len]),
-                    Place::Param(i) => Value::Mat(b.params.expect("checked by Plan::run").get(i)),
+                    Place::Param(i) => {
+                        let params = b.params.expect("checked by Plan::run");
+                        Value::Mat(params.get(i), params.panels(i))
+                    }
                     Place::Grad(i) => {
                         let g = b.grads.as_deref_mut().expect("checked by Plan::run").get(i);
                         // SAFETY: the buffer outlives the step (`Grads`). A step that reads a gradient writes none.

@@ -13,6 +13,7 @@ mod exec;
 mod fuse;
 mod kv;
 mod memory;
+mod panels;
 mod planner;
 mod primitive;
 mod view;
@@ -26,6 +27,7 @@ pub use bind::{
     Bindings, F32Input, Grads, MAX_F32, MAX_U32, Master, Moments, ParamState, Params, Segment, Slot, U32Input,
 };
 pub use kv::{KvCache, blocks_for};
+pub use panels::{Beside, PanelStore};
 pub use view::{Cost, StepInfo};
 
 use crate::{

@@ -305,8 +305,8 @@ impl Kernel for ToF32 {
     fn run(&self, io: &mut Io<'_>) {
         let y = io.take(0);
         match io.inputs[0] {
-            Value::F32(x) | Value::Mat(Mat::F32(x)) => y.copy_from_slice(x),
-            Value::Mat(Mat::Bf16(x)) => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.to_f32()),
+            Value::F32(x) | Value::Mat(Mat::F32(x), _) => y.copy_from_slice(x),
+            Value::Mat(Mat::Bf16(x), _) => y.iter_mut().zip(x).for_each(|(y, x)| *y = x.to_f32()),
             Value::U32(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x as f32),
             Value::Segments(x) => {
                 x.iter().enumerate().for_each(|(i, s)| y[s.queries()].fill(i as f32));

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use toolsmith_graphs::{Params, Plan, cpu::apart};
+use toolsmith_graphs::{Params, Plan, cpu::apart, plan::PanelStore};
 
 use super::{TrainerOptions, pass::Pass};
 use crate::{
@@ -36,6 +36,7 @@ pub(super) fn most(gradients: usize, max_tokens: usize) -> usize {
 /// One objective compiled, once a stream.
 pub(super) struct Streams {
     streams: Vec<Stream>,
+    panels: PanelStore,
     /// Whether batches are not cut.
     whole: bool,
     recorded: bool,
@@ -168,13 +169,14 @@ impl Streams {
             let (share, result) = (Share::default(), Ok(()));
             Ok(Stream { pass, share, outputs: vec![], loss: 0.0, rows: 0, result })
         };
-        let streams = (0..n.max(1)).map(stream).collect::<Result<_>>()?;
-        Ok(Self { streams, whole: n == 0, recorded: false, loss: 0.0, rows: 0, outputs: vec![] })
+        let streams = (0..n.max(1)).map(stream).collect::<Result<Vec<_>>>()?;
+        let panels = PanelStore::new(&streams[0].pass.plan);
+        Ok(Self { streams, panels, whole: n == 0, recorded: false, loss: 0.0, rows: 0, outputs: vec![] })
     }
 
-    /// Bytes of the plans' arenas and scratch.
+    /// Bytes of the plans' arenas and scratch, and of the panels of weights.
     pub fn memory(&self) -> usize {
-        self.streams.iter().map(|s| s.pass.memory()).sum()
+        self.panels.bytes() + self.streams.iter().map(|s| s.pass.memory()).sum::<usize>()
     }
 
     /// The first stream's plan: the others' are like it.
@@ -200,6 +202,8 @@ impl Streams {
         inv_temperature: f32,
     ) -> Result<usize> {
         let (n, sizes) = self.share_out(batch)?;
+        self.panels.fill(params);
+        let params = &self.panels.beside(params);
         let streams = &mut self.streams[..n];
         let run = |stream: &mut Stream, grads: Option<&mut Vec<Vec<f32>>>| {
             stream.result = stream.run(params, grads, batch, inv_temperature, sizes);
