@@ -144,6 +144,7 @@ fn backward(bench: &Bench) {
                 dx: &mut dx,
             };
             let layers = dws.iter_mut().zip(&outputs).enumerate().map(|(i, (dw, dy))| LayerGrad {
+                panels: None,
                 w: Mat::Bf16(&w),
                 dy: if swiglu { [Dy::Gate, Dy::Up][i] } else { Dy::Given(dy) },
                 dw,

@@ -215,14 +215,15 @@ pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>]
         },
     };
     // Where weights of both kinds meet, panels are made of one; the other's products are the same without.
+    let made = |l: &Layer<'_>| l.panels.and_then(|p| p.rows(&l.w)).map(<[u32]>::as_ptr);
     let packed = |l: &Layer| {
-        if l.panels.is_none() && l.w.is_bf16() == kinds[0] { panel_units(&l.w, t, k) } else { 0 }
+        if made(l).is_none() && l.w.is_bf16() == kinds[0] { panel_units(&l.w, t, k) } else { 0 }
     };
     let panels = Shared(scratch.take::<u32>(0).as_ptr());
     let mut any = false;
     for layer in layers() {
         let of = scratch.take::<u32>(packed(layer));
-        any |= !of.is_empty() || layer.panels.is_some();
+        any |= !of.is_empty() || made(layer).is_some();
         match layer.w {
             _ if of.is_empty() => {}
             Mat::F32(w) => short::pack(w, k, of),
@@ -255,8 +256,7 @@ pub fn linears(x: &[f32], norm: Option<&RmsNorm>, k: usize, jobs: &[Option<Job>]
         let mut next = panels.get().wrapping_add(at);
         let panels = job.layers().map(|l| {
             let n = packed(l);
-            let made = l.panels.map(|p| p.of(&l.w).as_ptr());
-            let of = made.or((n > 0).then_some(next));
+            let of = made(l).or((n > 0).then_some(next));
             next = next.wrapping_add(lines(n));
             of
         });

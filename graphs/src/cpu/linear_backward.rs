@@ -20,6 +20,7 @@ use super::outer::{COLUMNS, KC, Lie, Outer, ROWS, panels, row, units};
 use super::pack::{Rounded, pack_columns, pack_columns_to, round_to};
 use super::par::{self, Parts, Shared};
 use super::scratch::{Scratch, bytes_of};
+use super::short::Panels;
 use super::simd::Elem;
 use super::{Mat, Operand};
 
@@ -37,6 +38,8 @@ const OUTPUTS: usize = 128;
 pub struct LayerGrad<'a> {
     /// `[n, k]`.
     pub w: Mat<'a>,
+    /// Of `w`, if they are made already.
+    pub panels: Option<&'a Panels>,
     /// Of the layer's output, `[t, n]`.
     pub dy: Dy<'a>,
     /// `[n, k]`, added to.
@@ -250,11 +253,17 @@ impl<'a> Layer<'a> {
     fn new(layer: LayerGrad<'a>, k: usize, rows: usize, scratch: &mut Scratch<'a>) -> Self {
         let (n, half) = (layer.w.len() / k, layer.w.is_bf16());
         let (packed, ld) = weight_units(n, k, half);
-        let w = scratch.take::<u32>(packed);
-        match layer.w {
-            Mat::F32(from) => pack_columns::<f32, f32>(from, n, k, COLUMNS, w),
-            Mat::Bf16(from) => pack_columns::<bf16, bf16>(from, n, k, COLUMNS, w),
-        }
+        let w = match layer.panels.and_then(|p| p.columns(&layer.w)) {
+            Some(made) => made,
+            None => {
+                let w = scratch.take::<u32>(packed);
+                match layer.w {
+                    Mat::F32(from) => pack_columns::<f32, f32>(from, n, k, COLUMNS, w),
+                    Mat::Bf16(from) => pack_columns::<bf16, bf16>(from, n, k, COLUMNS, w),
+                }
+                w
+            }
+        };
         Layer {
             n,
             dy: layer.dy,

@@ -37,20 +37,27 @@ pub struct Panels {
     n: usize,
     k: usize,
     bf16: bool,
-    units: Lines,
+    /// Of its rows, for the layer's outputs.
+    rows: Lines,
+    /// Of its columns, for the gradient of the layer's input.
+    columns: Lines,
     filled: bool,
 }
 
 impl Panels {
-    /// For the layer `w[n, k]`, bf16 or not.
-    pub fn new(n: usize, k: usize, bf16: bool) -> Self {
-        let units = if bf16 { panel_units::<bf16> } else { panel_units::<f32> }(usize::MAX, n, k);
-        Panels { n, k, bf16, units: Lines::new(size_of::<u32>() * units), filled: false }
+    /// For the layer `w[n, k]`, bf16 or not: for its outputs, and for the gradient of its input.
+    pub fn new(n: usize, k: usize, bf16: bool, outputs: bool, gradient: bool) -> Self {
+        let short = if bf16 { is_short::<bf16> } else { is_short::<f32> }(k);
+        let deep = if bf16 { units::<bf16> } else { units::<f32> };
+        let lines = |wanted: bool, of, p| {
+            Lines::new(if wanted && short { size_of::<u32>() * panels(of, deep(p)) } else { 0 })
+        };
+        Panels { n, k, bf16, rows: lines(outputs, n, k), columns: lines(gradient, k, n), filled: false }
     }
 
     /// Bytes they take.
     pub fn bytes(&self) -> usize {
-        self.units.len()
+        self.rows.len() + self.columns.len()
     }
 
     /// Whether there are none.
@@ -65,11 +72,21 @@ impl Panels {
     pub fn fill(&mut self, w: Mat) {
         assert_eq!(w.len(), self.n * self.k, "panels are another weight's");
         self.filled = !self.is_empty() && w.is_bf16() == self.bf16;
-        let dst = bytemuck::cast_slice_mut(self.units.get_mut());
         match w {
             _ if !self.filled => {}
-            Mat::F32(w) => pack(w, self.k, dst),
-            Mat::Bf16(w) => pack(w, self.k, dst),
+            Mat::F32(w) => self.pack(w),
+            Mat::Bf16(w) => self.pack(w),
+        }
+    }
+
+    fn pack<E: Elem>(&mut self, w: &[E]) {
+        let [rows, columns] =
+            [&mut self.rows, &mut self.columns].map(|l| bytemuck::cast_slice_mut(l.get_mut()));
+        if !rows.is_empty() {
+            pack(w, self.k, rows);
+        }
+        if !columns.is_empty() {
+            pack::pack_columns::<E, E>(w, self.n, self.k, COLUMNS, columns);
         }
     }
 
@@ -78,11 +95,20 @@ impl Panels {
         self.filled
     }
 
-    /// Those of `w`.
-    pub(super) fn of(&self, w: &Mat) -> &[u32] {
+    /// The units for the outputs of the layer `w`, if there are.
+    pub(super) fn rows(&self, w: &Mat) -> Option<&[u32]> {
+        self.of(w, &self.rows)
+    }
+
+    /// The units for the gradient of its input, if there are.
+    pub(super) fn columns(&self, w: &Mat) -> Option<&[u32]> {
+        self.of(w, &self.columns)
+    }
+
+    fn of<'a>(&self, w: &Mat, lines: &'a Lines) -> Option<&'a [u32]> {
         let fit = self.filled && w.len() == self.n * self.k && w.is_bf16() == self.bf16;
         assert!(fit, "panels are another weight's");
-        bytemuck::cast_slice(self.units.get())
+        (lines.len() > 0).then(|| bytemuck::cast_slice(lines.get()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Gradients of linear layers of one input as one kernel, with what stands around them. The plan's fusion makes it.
 
-use super::{Io, Kernel, Work};
+use super::{Io, Kernel, Product, Work};
 use crate::{
     cpu::{self, Dy, InputGrad, LayerGrad, RmsNorm, SwigluGrad},
     shape::Extent,
@@ -46,6 +46,10 @@ impl Kernel for FusedGradients {
     fn accumulates(&self, out: usize) -> bool {
         out > 0
     }
+    fn product_of(&self, i: usize) -> Option<Product> {
+        let n = *self.layers.get(i.checked_sub(1)?)?;
+        Some(Product { n, k: self.k, gradient: true })
+    }
     fn in_place(&self, i: usize) -> Option<usize> {
         (self.plus() == Some(i)).then_some(0)
     }
@@ -77,7 +81,7 @@ impl Kernel for FusedGradients {
                 Some(gate) if gate == i => Dy::Gate,
                 Some(_) => Dy::Up,
             };
-            LayerGrad { w: io.mat(1 + i), dy, dw: io.take(1 + i) }
+            LayerGrad { w: io.mat(1 + i), panels: io.panels(1 + i), dy, dw: io.take(1 + i) }
         });
         cpu::linear_backward(input, layers, swiglu, bf16, self.k, &mut scratch);
     }

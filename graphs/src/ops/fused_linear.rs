@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Io, Kernel, MAX_OUTPUTS, RopeAngles, Work};
+use super::{Io, Kernel, MAX_OUTPUTS, Product, RopeAngles, Work};
 use crate::{
     cpu::{self, Heads, Job},
     shape::Extent,
@@ -162,8 +162,8 @@ impl Kernel for FusedLinear<usize> {
         let ns = self.layers().map(|l| l.n);
         cpu::linears_scratch(e.tokens.max(e.rows), ns, self.k, self.norm.is_some(), bf16)
     }
-    fn layer(&self, i: usize) -> Option<(usize, usize)> {
-        self.layers().find(|l| l.w == i).map(|l| (l.n, self.k))
+    fn product_of(&self, i: usize) -> Option<Product> {
+        self.layers().find(|l| l.w == i).map(|l| Product { n: l.n, k: self.k, gradient: false })
     }
     fn in_place(&self, i: usize) -> Option<usize> {
         let part = self.parts.iter().position(|p| matches!(p.then, Then::Add(x) if x == i))?;

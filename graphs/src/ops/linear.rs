@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Backward, Composite, Io, Kernel, Work};
+use super::{Backward, Composite, Io, Kernel, Product, Work};
 use crate::{
     cpu::{self, Dims},
     graph::Graph,
@@ -54,8 +54,8 @@ impl Kernel for Linear {
         let layer = cpu::Layer { w: io.mat(1), bias: io.optional_mat(2), panels: io.panels(1) };
         cpu::linears(x, None, self.k, &[Some(cpu::Job::linear(layer, y))], &mut scratch);
     }
-    fn layer(&self, i: usize) -> Option<(usize, usize)> {
-        (i == 1).then_some((self.n, self.k))
+    fn product_of(&self, i: usize) -> Option<Product> {
+        (i == 1).then_some(Product { n: self.n, k: self.k, gradient: false })
     }
 }
 

@@ -55,6 +55,17 @@ pub const MAX_INPUTS: usize = 12;
 /// Most outputs a kernel has.
 pub const MAX_OUTPUTS: usize = 5;
 
+/// A product with a weight `[n, k]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Rows of the weight: outputs of the layer.
+    pub n: usize,
+    /// Inputs of the layer.
+    pub k: usize,
+    /// Whether the product is the gradient of the layer's input rather than its output.
+    pub gradient: bool,
+}
+
 /// What the plan calls.
 pub trait Kernel: Any + Debug + Send + Sync {
     /// Bytes of scratch needed for at most `capacity` tokens and rows.
@@ -88,8 +99,8 @@ pub trait Kernel: Any + Debug + Send + Sync {
         true
     }
 
-    /// Sizes `(n, k)` of input `i`, if it is the weight `[n, k]` of a product that can read [`Panels`] of it.
-    fn layer(&self, i: usize) -> Option<(usize, usize)> {
+    /// The product that can read [`Panels`] of input `i`, a weight `[n, k]`.
+    fn product_of(&self, i: usize) -> Option<Product> {
         let _ = i;
         None
     }

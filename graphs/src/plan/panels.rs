@@ -4,7 +4,12 @@
 //! knows that the weights stay as they are keeps a store, and lends it with the parameters.
 
 use super::{Params, Plan, exec::Place};
-use crate::cpu::{Mat, Panels, apart};
+use crate::{
+    cpu::{Mat, Panels, apart},
+    ops::Product,
+};
+
+use std::collections::BTreeMap;
 
 /// Bytes of a weight's panels at most: of larger ones a second copy costs more than it brings.
 const MOST: usize = 4 << 20;
@@ -20,19 +25,22 @@ pub struct PanelStore {
 impl PanelStore {
     /// Memory for the panels of `plan`'s weights, none for most models.
     pub fn new(plan: &Plan) -> Self {
-        let mut store = PanelStore::default();
-        let op = plan.op();
+        let (mut wanted, op) = (BTreeMap::<usize, [Option<Product>; 2]>::new(), plan.op());
         for step in &op.steps {
             for (i, place) in step.inputs.iter().enumerate() {
-                let (Place::Param(param), Some((n, k))) = (*place, step.kernel.layer(i)) else { continue };
-                let panels = Panels::new(n, k, op.bf16);
-                if panels.is_empty() || panels.bytes() > MOST {
-                    continue;
+                if let (Place::Param(param), Some(product)) = (*place, step.kernel.product_of(i)) {
+                    wanted.entry(param).or_default()[usize::from(product.gradient)] = Some(product);
                 }
-                if !store.params.contains(&param) {
-                    store.params.push(param);
-                    store.panels.push(panels);
-                }
+            }
+        }
+        let mut store = PanelStore::default();
+        for (param, products) in wanted {
+            let [outputs, gradient] = products.map(|p| p.is_some());
+            let Some(Product { n, k, .. }) = products.into_iter().flatten().next() else { continue };
+            let panels = Panels::new(n, k, op.bf16, outputs, gradient);
+            if (1..=MOST).contains(&panels.bytes()) {
+                store.params.push(param);
+                store.panels.push(panels);
             }
         }
         store

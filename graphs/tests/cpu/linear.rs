@@ -1,6 +1,7 @@
 use super::*;
 use toolsmith_graphs::cpu::{
-    Dims, bias_grad, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch, linear_scratch,
+    Dims, Job, Layer, Panels, bias_grad, linear, linear_dw, linear_dw_scratch, linear_dx, linear_dx_scratch,
+    linear_scratch, linears,
 };
 
 fn shapes(rng: &mut Rng) -> Vec<Dims> {
@@ -87,6 +88,31 @@ fn a_row_is_the_same_bits_in_any_batch_and_pool() {
                 same_bits(&all, &run(&x, 3), "threads");
                 for (i, rows) in [(0, 1), (96, 1), (5, 2), (40, 3), (41, 7), (13, 16), (60, 17), (11, 48)] {
                     same_bits(&run(&x[i * k..(i + rows) * k], 2), &all[i * n..(i + rows) * n], "rows");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn panels_made_before_change_no_bit() {
+    on_each_isa(|| {
+        let mut rng = Rng(4);
+        for (n, k) in [(64, 96), (50, 130), (352, 128), (7, 384), (9, 576)] {
+            for bf in [false, true] {
+                let w = Weight::random(&mut rng, n * k, bf);
+                let mut panels = Panels::new(n, k, bf, true, false);
+                panels.fill(w.mat());
+                assert_eq!(panels.is_filled(), k / if bf { 2 } else { 1 } <= 192, "{n} {k}");
+                for t in [1, 5, 40, 300] {
+                    let (d, x) = (Dims { t, n, k }, rng.vec(t * k));
+                    let mut buf = scratch(linear_scratch(d, bf));
+                    let (mut y, mut with) = (vec![0.0; t * n], vec![0.0; t * n]);
+                    linear(&x, w.mat(), None, &mut y, d, &mut buf.get());
+                    let layer = Layer { w: w.mat(), bias: None, panels: Some(&panels) };
+                    let layer = Layer { panels: layer.panels.filter(|p| p.is_filled()), ..layer };
+                    linears(&x, None, k, &[Some(Job::linear(layer, &mut with))], &mut buf.get());
+                    same_bits(&y, &with, "panels");
                 }
             }
         }

@@ -62,13 +62,23 @@ fn fused(c: Case, d: &Data, bf16: bool, in_place: bool) -> Vec<Vec<f32>> {
     let plus = c.plus.then_some(if in_place { Operand::Output } else { Operand::Slice(&d.plus) });
     let norm = c.norm.then(|| (d.norm(c), &mut norm_grad[..]));
     let input = InputGrad { x: &d.x, norm, plus, dx: &mut dx };
+    let made: Vec<Panels> = d
+        .weights
+        .iter()
+        .map(|w| {
+            let mut panels = Panels::new(w.mat().len() / c.k, c.k, w.mat().is_bf16(), false, true);
+            panels.fill(w.mat());
+            panels
+        })
+        .collect();
     let layers = grads.iter_mut().enumerate().map(|(i, dw)| {
         let dy = match (c.swiglu, i) {
             (true, 0) => Dy::Up,
             (true, _) => Dy::Gate,
             (false, i) => Dy::Given(&d.dys[i]),
         };
-        LayerGrad { w: d.weights[i].mat(), dy, dw }
+        let panels = made.get(i).filter(|p| in_place && p.is_filled());
+        LayerGrad { w: d.weights[i].mat(), panels, dy, dw }
     });
     let [gate, up, dy] = &d.swiglu;
     let swiglu = c.swiglu.then_some(SwigluGrad { gate, up, dy });
@@ -152,7 +162,8 @@ fn weights_of_both_kinds_stand_side_by_side() {
             dx: &mut dx,
         };
         let layers = grads.iter_mut().zip(&d.weights).zip(&d.dys);
-        let layers = layers.map(|((dw, w), dy)| LayerGrad { w: w.mat(), dy: Dy::Given(dy), dw });
+        let layers =
+            layers.map(|((dw, w), dy)| LayerGrad { panels: None, w: w.mat(), dy: Dy::Given(dy), dw });
         let mut buf = scratch(bytes[1]);
         linear_backward(input, layers, None, true, c.k, &mut buf.get());
         let mut want = vec![0.0; c.t * 33];
