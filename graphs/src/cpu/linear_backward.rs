@@ -96,17 +96,20 @@ fn bytes(
     bf16: bool,
     threads: usize,
 ) -> usize {
-    let (rows, mut count) = (chunk(t, threads), 0);
+    let rows = chunk(t, threads);
     let depth = depth(rows, bf16);
     let layer = |(n, half)| {
-        count += 1;
         let (w, ld) = weight_units(n, k, half);
         bytes_of::<u32>(w) + bytes_of::<u32>(rows * ld)
     };
     let layers: usize = layers.map(layer).sum();
     let sums = bytes_of::<f32>(t.div_ceil(BLOCK) * k);
-    let lane = count * BLOCK * k + panels(OUTPUTS, depth);
-    layers + bytes_of::<u32>(panels(k, depth)) + sums + bytes_of::<u32>(threads * lane)
+    layers + bytes_of::<u32>(panels(k, depth)) + sums + bytes_of::<u32>(threads * lane(k, depth))
+}
+
+/// What each thread has for itself.
+fn lane(k: usize, depth: usize) -> usize {
+    2 * BLOCK * k + panels(OUTPUTS, depth)
 }
 
 /// Units of a column over `rows` rows.
@@ -140,11 +143,7 @@ pub fn linear_backward<'a>(
         norm.is_none_or(|n| n.h == k && n.w.len() == k) && norm_dw.as_ref().is_none_or(|d| d.len() == k);
     assert!(x.len() == t * k && dx.len() == x.len() && fits, "linear_backward: rows are not [t, {k}]");
     let mut given = [const { None }; MAX_LAYERS];
-    let mut count = 0;
-    for layer in layers {
-        given[count] = Some(layer);
-        count += 1;
-    }
+    layers.into_iter().enumerate().for_each(|(i, layer)| given[i] = Some(layer));
     let dy = |l: &LayerGrad| match l.dy {
         Dy::Given(dy) => dy.len(),
         _ => swiglu
@@ -155,7 +154,10 @@ pub fn linear_backward<'a>(
         let n = l.w.len() / k;
         l.w.len() == n * k && l.dw.len() == n * k && dy(l) == t * n
     };
-    assert!(count > 0 && given.iter().flatten().all(fits), "linear_backward: layers do not fit [{t}, {k}]");
+    assert!(
+        given[0].is_some() && given.iter().flatten().all(fits),
+        "linear_backward: layers do not fit [{t}, {k}]"
+    );
     if t == 0 {
         return;
     }
@@ -166,7 +168,7 @@ pub fn linear_backward<'a>(
     let threads = { threads }.find(room).unwrap_or(1);
     let (whole, blocks) = (chunk(t, threads), t.div_ceil(BLOCK));
     let depth = depth(whole, bf16);
-    let lane = count * BLOCK * k + panels(OUTPUTS, depth);
+    let lane = lane(k, depth);
     let sums = scratch.take::<f32>(blocks * k);
     let call = Call {
         k,
@@ -179,7 +181,6 @@ pub fn linear_backward<'a>(
         columns: Parts::new(scratch.take(panels(k, depth))),
         layers: given.map(|l| l.map(|l| Layer::new(l, k, whole, scratch))),
         swiglu,
-        count,
         lanes: Parts::new(scratch.take(threads * lane)),
         lane,
     };
@@ -229,9 +230,7 @@ struct Call<'a> {
     columns: Parts<'a, u32>,
     layers: [Option<Layer<'a>>; MAX_LAYERS],
     swiglu: Option<SwigluGrad<'a>>,
-    /// Layers.
-    count: usize,
-    /// So much for each thread: for each layer a block's share of the input's gradient, then the panels of a task's outputs.
+    /// So much for each thread: a block of the input's gradient and a layer's share of it, then the panels of a task's outputs.
     lanes: Parts<'a, u32>,
     lane: usize,
 }
@@ -338,31 +337,34 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::read`], which is done; nobody else uses these rows of the gradient, or the lane's tiles.
     unsafe fn input(&self, chunk: &Chunk, i: usize, lane: usize) {
-        let (k, rows, count) = (self.k, BLOCK.min(chunk.rows - i), self.count);
-        let (at, size) = (chunk.first + i, BLOCK * k);
+        let (k, rows) = (self.k, BLOCK.min(chunk.rows - i));
+        let (at, len) = (chunk.first + i, rows * k);
         // SAFETY: the caller's.
         unsafe {
-            let dx = self.dx.get(at * k..(at + rows) * k);
+            let dx = self.dx.get(at * k..at * k + len);
             let plus = self.plus.get();
             let plus = if plus.is_null() { plus } else { plus.add(at * k) };
-            let tiles = self.lanes.get(lane * self.lane..lane * self.lane + count * size);
+            let tiles = self.lanes.get(lane * self.lane..lane * self.lane + 2 * BLOCK * k);
             let tiles = std::slice::from_raw_parts_mut(tiles.as_mut_ptr().cast::<f32>(), tiles.len());
-            let alone = count == 1 && self.norm.is_none() && plus.is_null();
+            let (sum, other) = tiles.split_at_mut(BLOCK * k);
+            let last = self.norm.is_none() && plus.is_null();
+            let sum = if last { &mut *dx } else { &mut sum[..len] };
             for (j, layer) in self.layers.iter().flatten().enumerate() {
-                let to = if alone { &mut *dx } else { &mut tiles[j * size..][..rows * k] };
-                layer.product(i, rows, k, &Parts::new(to));
+                // A product of one block added as it is stored is the sum of two.
+                if j == 0 || depth(layer.n, layer.half) <= KC {
+                    layer.product(i, rows, k, &Parts::new(sum), j > 0);
+                } else {
+                    layer.product(i, rows, k, &Parts::new(&mut other[..len]), false);
+                    add_at(sum.as_ptr(), other.as_ptr(), sum.as_mut_ptr(), len);
+                }
             }
-            let sum = tiles.as_mut_ptr();
-            for j in 1..count {
-                add_at(sum, sum.add(j * size), sum, rows * k);
-            }
+            let sum = sum.as_ptr();
             match &self.norm {
                 Some(norm) => {
                     let sums = self.sums.get(at / BLOCK * k..(at / BLOCK + 1) * k);
                     backward_block(norm, self.x.get().add(at * k), sum, plus, dx, sums);
                 }
-                None if !plus.is_null() => add_at(sum, plus, dx.as_mut_ptr(), rows * k),
-                None if !alone => dx.copy_from_slice(&tiles[..rows * k]),
+                None if !last => add_at(sum, plus, dx.as_mut_ptr(), len),
                 None => {}
             }
         }
@@ -407,14 +409,13 @@ impl Call<'_> {
 }
 
 impl Layer<'_> {
-    /// `to[rows, k] = dy · w` for the rows from row `i` of the chunk on.
-    unsafe fn product(&self, i: usize, rows: usize, k: usize, to: &Parts<f32>) {
+    /// `to[rows, k] (=, or += if acc) dy · w` for the rows from row `i` of the chunk on.
+    unsafe fn product(&self, i: usize, rows: usize, k: usize, to: &Parts<f32>, acc: bool) {
         // SAFETY: the caller's: the chunk's rows are there.
         unsafe {
             let a = Shared(self.rows.as_ptr().add(i * self.ld).cast_const());
             let p = depth(self.n, self.half);
-            let g =
-                Outer { a, lie: Lie::Rows(self.ld), b: self.w, c: to, ldc: k, m: rows, n: k, p, acc: false };
+            let g = Outer { a, lie: Lie::Rows(self.ld), b: self.w, c: to, ldc: k, m: rows, n: k, p, acc };
             match self.half {
                 true => g.rectangle::<bf16>(0..rows, 0..k),
                 false => g.rectangle::<f32>(0..rows, 0..k),

@@ -21,31 +21,54 @@ pub struct RmsNorm<'a> {
     pub h: usize,
 }
 
-/// `Σ a b c` over `h` values (`a b` where `c` is null), in an order of its own.
+/// Vectors whose products are summed apart, so that one sum need not wait for another.
+const SLOTS: usize = 4;
+
 #[inline(always)]
-unsafe fn sum3<S: Simd, W: Elem>(a: *const f32, b: *const f32, c: *const W, h: usize) -> f32 {
+unsafe fn together<S: Simd>(x: [S::F; SLOTS]) -> S::F {
+    // SAFETY: lane arithmetic.
+    unsafe { S::add(S::add(x[0], x[1]), S::add(x[2], x[3])) }
+}
+
+/// Vectors whose lanes add up to `Σ x²` and, with `W` values `w` and gradients `dy`, to `Σ x w dy`, over `h` values.
+#[inline(always)]
+unsafe fn sums<S: Simd, W: Elem>(
+    x: *const f32,
+    other: Option<(*const W, *const f32)>,
+    h: usize,
+) -> [S::F; 2] {
     // SAFETY: the caller's pointers hold `h` values.
     unsafe {
-        let mut acc = [S::splat(0.0); 4];
-        let mut i = 0;
-        while i < h {
-            let w = (h - i).min(L);
-            let mut x = load::<S>(a.add(i), w);
-            if !c.is_null() {
-                x = S::mul(x, W::widen::<S>(c.add(i), w));
+        let mut squares = [S::splat(0.0); SLOTS];
+        let mut dots = squares;
+        let mut first = 0;
+        while first < h {
+            for slot in 0..SLOTS {
+                let i = first + slot * L;
+                if i < h {
+                    let n = (h - i).min(L);
+                    let x = load::<S>(x.add(i), n);
+                    squares[slot] = S::fma(x, x, squares[slot]);
+                    if let Some((w, dy)) = other {
+                        let x = S::mul(x, W::widen::<S>(w.add(i), n));
+                        dots[slot] = S::fma(x, load::<S>(dy.add(i), n), dots[slot]);
+                    }
+                }
             }
-            let slot = &mut acc[i / L % 4];
-            *slot = S::fma(x, load::<S>(b.add(i), w), *slot);
-            i += L;
+            first += SLOTS * L;
         }
-        S::sum(S::add(S::add(acc[0], acc[1]), S::add(acc[2], acc[3])))
+        [together::<S>(squares), together::<S>(dots)]
     }
+}
+
+fn inverse(squares: f32, eps: f32, h: usize) -> f32 {
+    1.0 / (squares / h as f32 + eps).sqrt()
 }
 
 #[inline(always)]
 unsafe fn inverse_rms<S: Simd>(x: *const f32, eps: f32, h: usize) -> f32 {
     // SAFETY: `x` holds `h` values.
-    1.0 / (unsafe { sum3::<S, f32>(x, x, std::ptr::null(), h) } / h as f32 + eps).sqrt()
+    inverse(unsafe { S::sum(sums::<S, f32>(x, None, h)[0]) }, eps, h)
 }
 
 multiversion! {
@@ -160,26 +183,68 @@ multiversion! {
         x: *const f32, w: *const W, eps: f32, dy: *const f32, plus: *const f32, dx: *mut f32, dw: *mut f32, rows: usize, h: usize,
     ) {
         std::slice::from_raw_parts_mut(dw, h).fill(0.0);
-        for r in 0..rows {
+        let mut r = 0;
+        while r < rows {
             let (x, dy, dx) = (x.add(r * h), dy.add(r * h), dx.add(r * h));
-            let inv = inverse_rms::<S>(x, eps, h);
-            let back = inv * inv * inv * sum3::<S, W>(x, dy, w, h) / h as f32;
-            let (inv, back) = (S::splat(inv), S::splat(back));
-            let mut i = 0;
-            while i < h {
-                let n = (h - i).min(L);
-                let xv = load::<S>(x.add(i), n);
-                let g = S::mul(load::<S>(dy.add(i), n), inv);
-                let mut d = S::sub(S::mul(W::widen::<S>(w.add(i), n), g), S::mul(xv, back));
-                if !plus.is_null() {
-                    d = S::add(d, load::<S>(plus.add(r * h + i), n));
-                }
-                store::<S>(dx.add(i), n, d);
-                let sum = S::fma(g, xv, load::<S>(dw.add(i), n));
-                store::<S>(dw.add(i), n, sum);
-                i += L;
-            }
+            let plus = if plus.is_null() { plus } else { plus.add(r * h) };
+            r += match rows - r {
+                ROWS.. => backward_some::<S, W, ROWS>(x, w, eps, dy, plus, dx, dw, h),
+                _ => backward_some::<S, W, 1>(x, w, eps, dy, plus, dx, dw, h),
+            };
         }
+    }
+}
+
+/// Rows whose gradients are computed together: their sums don't wait for each other.
+const ROWS: usize = 4;
+
+/// [`backward_rows`] of `N` rows, at most [`ROWS`], where the weight's is added to; gives `N`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn backward_some<S: Simd, W: Elem, const N: usize>(
+    x: *const f32,
+    w: *const W,
+    eps: f32,
+    dy: *const f32,
+    plus: *const f32,
+    dx: *mut f32,
+    dw: *mut f32,
+    h: usize,
+) -> usize {
+    // SAFETY: the caller's pointers hold `N` rows, `w` and `dw` one.
+    unsafe {
+        let mut vectors = [S::splat(0.0); 16];
+        for r in 0..N {
+            [vectors[r], vectors[ROWS + r]] = sums::<S, W>(x.add(r * h), Some((w, dy.add(r * h))), h);
+        }
+        // Lane 4 r holds a row's squares, the next its dots.
+        let mut lanes = [0.0; 16];
+        S::store(lanes.as_mut_ptr(), S::sums(vectors));
+        let (mut inv, mut back) = ([S::splat(0.0); N], [S::splat(0.0); N]);
+        for r in 0..N {
+            let one = inverse(lanes[4 * r], eps, h);
+            inv[r] = S::splat(one);
+            back[r] = S::splat(one * one * one * lanes[4 * r + 1] / h as f32);
+        }
+        let mut i = 0;
+        while i < h {
+            let n = (h - i).min(L);
+            let (wv, mut sum) = (W::widen::<S>(w.add(i), n), load::<S>(dw.add(i), n));
+            for r in 0..N {
+                let at = r * h + i;
+                let xv = load::<S>(x.add(at), n);
+                let g = S::mul(load::<S>(dy.add(at), n), inv[r]);
+                let mut d = S::sub(S::mul(wv, g), S::mul(xv, back[r]));
+                if !plus.is_null() {
+                    d = S::add(d, load::<S>(plus.add(at), n));
+                }
+                store::<S>(dx.add(at), n, d);
+                sum = S::fma(g, xv, sum);
+            }
+            store::<S>(dw.add(i), n, sum);
+            i += L;
+        }
+        N
     }
 }
 
