@@ -140,6 +140,18 @@ fn graph_lists_and_draws_a_plan() {
 }
 
 #[test]
+fn samples_of_a_prompt_train_on_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny_model(dir.path());
+    let flops = |train: &str| {
+        let more = ["--prompt", "1", "--decode", "0", "--repeat", "1", "--json", "--train", train];
+        let json: Value = serde_json::from_slice(&on(&model, "bench", &more).stdout).unwrap();
+        json["phases"][1]["bf16_flops"].as_u64().unwrap()
+    };
+    assert!(2 * flops("4x48/40") < flops("4x48"));
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let model = tiny_model(dir.path());
@@ -149,6 +161,7 @@ fn what_cannot_be_measured_is_refused() {
         ("bench", &["--prompt", "4000"][..], &["4000", "128"][..]),
         ("bench", &["--train", "4by512"], &["--train 4by512", "4x512"]),
         ("bench", &["--train", "2x1"], &["train 2 × 1", "at least 2"]),
+        ("bench", &["--train", "2x8/8"], &["train 2 × 8, prompt 8", "nothing follows the prompt"]),
         ("bench", &["--batch", "1,0"], &["--batch"]),
         ("bench", &["--batch", "1,two"], &["two"]),
         ("bench", &["--repeat", "0"], &["--repeat 0"]),
