@@ -181,16 +181,21 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const V: usize>(
             at += ps;
             b = b.add(width);
         }
-        let add = g.acc || p.start > 0;
-        for (r, acc) in acc.iter().enumerate() {
-            for (x, &sum) in acc.iter().enumerate() {
-                let column = j + (v + x) * L;
-                let c = g.c.as_ptr().add((i + r) * g.ldc + column);
-                if column + L <= g.n {
-                    S::store(c, if add { S::add(S::load(c), sum) } else { sum });
-                } else {
-                    let w = g.n - column;
-                    S::store_n(c, w, if add { S::add(S::load_n(c, w), sum) } else { sum });
+        // Loops without branches, which are unrolled: a sum that is reached by an index lives on the stack from the start.
+        let column = |x: usize| j + (v + x) * L;
+        let widths: [usize; V] = std::array::from_fn(|x| (g.n - column(x)).min(L));
+        let c = g.c.as_ptr().add(i * g.ldc + column(0));
+        if g.acc || p.start > 0 {
+            for (r, sums) in acc.iter().enumerate() {
+                for (x, (&sum, &w)) in sums.iter().zip(&widths).enumerate() {
+                    let c = c.add(r * g.ldc + x * L);
+                    S::store_n(c, w, S::add(S::load_n(c, w), sum));
+                }
+            }
+        } else {
+            for (r, sums) in acc.iter().enumerate() {
+                for (x, (&sum, &w)) in sums.iter().zip(&widths).enumerate() {
+                    S::store_n(c.add(r * g.ldc + x * L), w, sum);
                 }
             }
         }
