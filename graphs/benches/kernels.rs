@@ -293,7 +293,7 @@ fn head(bench: &Bench) {
 }
 
 fn layers(bench: &Bench) {
-    for (t, h) in [(512, 576), (1, 576), (64, 128)] {
+    for (t, h) in [(512, 576), (1, 576), (64, 128), (4224, 32)] {
         let (x, dy, w) = (values(t * h), values(t * h), halves(h));
         let norm = RmsNorm { w: Mat::Bf16(&w), eps: 1e-5, h };
         let (mut y, mut dx, mut dw) = (vec![0.0; t * h], vec![0.0; t * h], vec![0.0; h]);
@@ -309,11 +309,12 @@ fn layers(bench: &Bench) {
             swiglu_backward(Operand::Slice(black_box(&x)), Operand::Slice(&dy), &dy, &mut y, &mut up);
             dx = up;
         });
-        let inv: Vec<f32> = (0..32).map(|i| 0.8f32.powi(i)).collect();
+        let head = h.min(64);
+        let inv: Vec<f32> = (0..head as i32 / 2).map(|i| 0.8f32.powi(i)).collect();
         let table = RopeTable::new(t, &inv, 1.0);
         let positions: Vec<u32> = (0..t as u32).collect();
         bench.line(&format!("rope {t}x{h}"), n, "Gelem/s", || {
-            rope(Operand::Slice(black_box(&x)), &positions, &table, &mut y, h / 64, false)
+            rope(Operand::Slice(black_box(&x)), &positions, &table, &mut y, h / head, false)
         });
         bench.line(&format!("add {t}x{h}"), n, "Gelem/s", || add(black_box(&x), &dy, &mut y));
     }
