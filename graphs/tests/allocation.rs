@@ -3,14 +3,15 @@
 //! One test, since the counter is the process's.
 
 mod counting;
+mod decoder;
 
 use std::sync::atomic::Ordering;
 
 use counting::ALLOCATIONS;
+use decoder::{Decoder, Shape, segments, weights};
 use half::bf16;
 use toolsmith_graphs::{
-    AttentionShape, Bindings, DiffOptions, Dim, Graph, KvCache, Options, Params, Plan, RopeAngles, Segment,
-    Tensor, loss,
+    Bindings, DiffOptions, Dim, KvCache, Options, Plan, loss,
     ops::AdamWConstants,
     optimizer::{Optimizer, Trained},
     plan::{Master, Moments, ParamState, Slot},
@@ -19,9 +20,16 @@ use toolsmith_graphs::{
 const T: Dim = Dim::Tokens;
 const VOCAB: usize = 300;
 const HIDDEN: usize = 64;
-const FFN: usize = 96;
-const LAYERS: usize = 2;
-const CONTEXT: usize = 64;
+const SHAPE: Shape = Shape {
+    layers: 2,
+    hidden: HIDDEN,
+    ffn: 96,
+    heads: 4,
+    kv_heads: 2,
+    vocab: VOCAB,
+    bias: false,
+    head_norm: false,
+};
 
 /// Allocations while `f` runs.
 fn count(f: impl FnOnce()) -> usize {
@@ -30,60 +38,27 @@ fn count(f: impl FnOnce()) -> usize {
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
-/// Elements of each parameter: the embedding, the last norm, then a layer's.
-fn sizes() -> Vec<usize> {
-    let (h, f) = (HIDDEN, FFN);
-    let layer = [h, h * h, h / 2 * h, h / 2 * h, h * h, h, f * h, f * h, h * f];
-    [VOCAB * h, h].into_iter().chain((0..LAYERS).flat_map(|_| layer)).collect()
-}
-
-/// A decoder's layers and last norm; with `cached` attention through the KV cache.
-fn hidden(g: &Graph, cached: bool) -> Tensor {
-    let (h, f) = (HIDDEN, FFN);
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: h / 4, scale: 0.25, causal: true };
-    let angles = RopeAngles::new(CONTEXT, &[0.5; 8], 1.0);
-    let (ids, positions) = (g.u32_input("ids", &[T]), g.u32_input("positions", &[T]));
-    let segments = g.segments();
-    let mut x = g.param(0, "embed", &[VOCAB, h]).embedding(&ids);
-    for layer in 0..LAYERS {
-        let p = |i: usize, shape: &[usize]| g.param(2 + 9 * layer + i, &format!("{layer}.{i}"), shape);
-        x = g.region(|| {
-            let n = x.rms_norm(&p(0, &[h]), 1e-5);
-            let q = n.linear(&p(1, &[h, h]), None).rope(&positions, &angles);
-            let k = n.linear(&p(2, &[h / 2, h]), None).rope(&positions, &angles);
-            let v = n.linear(&p(3, &[h / 2, h]), None);
-            let y = if cached {
-                q.cached_attention(&k, &v, &segments, &positions, shape, layer)
-            } else {
-                q.attention(&k, &v, &segments, &positions, shape)
-            };
-            let x = &x + y.linear(&p(4, &[h, h]), None);
-            let n = x.rms_norm(&p(5, &[h]), 1e-5);
-            let [gate, up] = [6, 7].map(|i| n.linear(&p(i, &[f, h]), None));
-            x + gate.swiglu(&up).linear(&p(8, &[h, f]), None)
-        });
-    }
-    x.rms_norm(&g.param(1, "norm", &[h]), 1e-5)
-}
-
 /// Prefill and decode steps of one plan, each batch twice.
-fn inference(params: &dyn Params, bf16: bool, record: bool) {
-    let g = Graph::new();
-    let x = hidden(&g, true).gather_rows(&g.u32_input("rows", &[Dim::Rows]));
-    let logits = x.linear(&g.param(0, "embed", &[VOCAB, HIDDEN]), None);
+fn inference(bf16: bool, record: bool) {
+    let mut model = Decoder::new(SHAPE, true);
+    let g = model.graph.clone();
+    let x = model.layers().gather_rows(&g.u32_input("rows", &[Dim::Rows]));
+    let x = model.norm(&x, "norm");
+    let logits = x.linear(&model.param("head", &[VOCAB, HIDDEN]), None);
+    let params = weights(&model.sizes, bf16);
     let mut plan = Plan::compile(&g, &[&logits], Options { tokens: 40, rows: 4, bf16 }).unwrap();
     plan.record(record);
     let inputs = ["ids", "positions", "rows"].map(|n| plan.u32_input(n).unwrap());
-    let mut kv = KvCache::new(LAYERS, 4, 2, HIDDEN / 4, bf16);
+    let mut kv = KvCache::new(SHAPE.layers, 4, SHAPE.kv_heads, HIDDEN / SHAPE.heads, bf16);
     for (what, sequences, len, past) in [("prefill", 1, 40, 0), ("decode", 1, 1, 40), ("decode", 4, 1, 41)] {
         let t = sequences * len;
         let ids = vec![7u32; t];
         let positions: Vec<u32> = (0..sequences).flat_map(|_| (past..past + len).map(|p| p as u32)).collect();
         let rows: Vec<u32> = (0..sequences).map(|i| ((i + 1) * len - 1) as u32).collect();
-        let segments = segments(sequences, len, past);
+        let segments = segments(sequences, len, past, 1);
         let mut run = || {
             let mut b =
-                Bindings::new(t, rows.len()).params(params).kv(&mut kv, &[2, 0, 3, 1]).segments(&segments);
+                Bindings::new(t, rows.len()).params(&*params).kv(&mut kv, &[2, 0, 3, 1]).segments(&segments);
             b = b.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &rows);
             plan.run(&mut b).unwrap();
         };
@@ -94,34 +69,28 @@ fn inference(params: &dyn Params, bf16: bool, record: bool) {
     assert_eq!(plan.steps().all(|s| s.cost.is_some()), record);
 }
 
-fn segments(sequences: usize, len: usize, past: usize) -> Vec<Segment> {
-    let segment = |i: usize| Segment {
-        q_start: (i * len) as u32,
-        q_len: len as u32,
-        past: past as u32,
-        table: i as u32,
-    };
-    (0..sequences).map(segment).collect()
-}
-
 /// A pass forward and backward, then its optimizer's step.
-fn training(params: &dyn Params, bf16: bool, recompute: usize) {
-    let g = Graph::new();
-    let head = g.param(0, "embed", &[VOCAB, HIDDEN]);
-    let l = hidden(&g, false).token_logprob(&head, &g.u32_input("targets", &[T]), &g.constant(1.0));
+fn training(bf16: bool, recompute: usize) {
+    let mut model = Decoder::new(SHAPE, false);
+    let g = model.graph.clone();
+    let x = model.layers();
+    let x = model.norm(&x, "norm");
+    let head = model.param("head", &[VOCAB, HIDDEN]);
+    let l = x.token_logprob(&head, &g.u32_input("targets", &[T]), &g.constant(1.0));
     let loss = loss::cross_entropy(&l, &g.f32_input("weights", &[T]));
     g.differentiate(&loss, &[], DiffOptions { recompute });
     let mut plan = Plan::compile(&g, &[&loss], Options { tokens: 48, rows: 0, bf16 }).unwrap();
     let inputs = ["ids", "positions", "targets"].map(|n| plan.u32_input(n).unwrap());
     let input = plan.f32_input("weights").unwrap();
-    let mut grads: Vec<Vec<f32>> = sizes().iter().map(|&n| vec![0.0; n]).collect();
+    let params = weights(&model.sizes, bf16);
+    let mut grads: Vec<Vec<f32>> = model.sizes.iter().map(|&n| vec![0.0; n]).collect();
     let (ids, weights) = ((0..48).collect::<Vec<u32>>(), vec![0.02; 48]);
     let mut run = |sequences: usize, len: usize| {
         let t = sequences * len;
         let positions: Vec<u32> = (0..sequences).flat_map(|_| 0..len as u32).collect();
-        let segments = segments(sequences, len, 0);
+        let segments = segments(sequences, len, 0, 1);
         count(|| {
-            let mut b = Bindings::new(t, 0).params(params).grads(&mut grads).segments(&segments);
+            let mut b = Bindings::new(t, 0).params(&*params).grads(&mut grads).segments(&segments);
             b = b.u32(inputs[0], &ids[..t]).u32(inputs[1], &positions).u32(inputs[2], &ids[..t]);
             plan.run(&mut b.f32(input, &weights[..t])).unwrap();
         })
@@ -131,14 +100,15 @@ fn training(params: &dyn Params, bf16: bool, recompute: usize) {
     assert_eq!(again, [0; 4], "training, bf16 {bf16}, recomputing {recompute}");
     assert!(plan.output(0)[0].is_finite());
 
-    let trained: Vec<Trained> = sizes()
+    let trained: Vec<Trained> = model
+        .sizes
         .iter()
         .enumerate()
         .map(|(index, &n)| Trained { index, name: index.to_string(), shape: vec![n], decay: true })
         .collect();
     let constants = AdamWConstants { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let mut optimizer = Optimizer::new(&trained, constants, Some(1.0)).unwrap();
-    let mut state = State::new(bf16);
+    let mut state = State::new(bf16, &model.sizes);
     let mut buffers = [grads.clone(), grads.clone(), grads];
     let filled = buffers.clone();
     optimizer.step(&mut buffers, &mut state, 1e-3, 1, 1.0).unwrap();
@@ -155,10 +125,10 @@ struct State {
 }
 
 impl State {
-    fn new(bf16: bool) -> Self {
+    fn new(bf16: bool, sizes: &[usize]) -> Self {
         let zero = |&n: &usize| (vec![bf16::ZERO; n], vec![0; n]);
-        let f32s = sizes().iter().map(|&n| [(); 3].map(|()| vec![0.0; n])).collect();
-        State { bf16, f32s, halves: sizes().iter().map(zero).collect() }
+        let f32s = sizes.iter().map(|&n| [(); 3].map(|()| vec![0.0; n])).collect();
+        State { bf16, f32s, halves: sizes.iter().map(zero).collect() }
     }
 }
 
@@ -175,18 +145,13 @@ impl ParamState for State {
 
 #[test]
 fn executing_a_plan_again_allocates_nothing() {
-    let params: Vec<Vec<f32>> =
-        sizes().iter().map(|&n| (0..n).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect()).collect();
-    let rounded: Vec<Vec<bf16>> =
-        params.iter().map(|p| p.iter().map(|&x| bf16::from_f32(x)).collect()).collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         counting::wake();
         for bf16 in [false, true] {
-            let params: &dyn Params = if bf16 { &rounded } else { &params };
             for on in [false, true] {
-                inference(params, bf16, on);
-                training(params, bf16, if on { 1 } else { 0 });
+                inference(bf16, on);
+                training(bf16, if on { 1 } else { 0 });
             }
         }
     });

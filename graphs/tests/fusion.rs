@@ -1,20 +1,19 @@
 //! A fused plan gives the bits of the plan without fusion: prefill, decoding, training, on every instruction set.
 
+mod decoder;
+
 use std::sync::Mutex;
 
-use half::bf16;
+use decoder::{Decoder, Shape, numbers, weights};
 use proptest::prelude::*;
 use toolsmith_graphs::{
-    AttentionShape, Bindings, DiffOptions, Dim, Graph, KvCache, Options, Params, Plan, RopeAngles, Segment,
-    Tensor, cpu::Isa, loss,
+    Bindings, DiffOptions, Dim, Graph, KvCache, Options, Plan, Segment, Tensor, cpu::Isa, loss,
 };
 
 const T: Dim = Dim::Tokens;
 const VOCAB: usize = 97;
 const HIDDEN: usize = 48;
-const FFN: usize = 80;
 const HEAD: usize = 8;
-const CONTEXT: usize = 64;
 const LAYERS: usize = 2;
 
 static ISA: Mutex<()> = Mutex::new(());
@@ -29,100 +28,20 @@ fn on_each_isa(mut test: impl FnMut()) {
     Isa::force(None);
 }
 
-fn numbers(seed: usize, n: usize) -> Vec<f32> {
-    let mut s = (seed as u64 * 0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        s ^= s << 13;
-        s ^= s >> 7;
-        s ^= s << 17;
-        (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 /// What sets the family's models apart.
-#[derive(Clone, Copy, Debug)]
-struct Kind {
-    bias: bool,
-    head_norm: bool,
-}
+const SHAPES: [Shape; 3] = [shape(false, false), shape(true, false), shape(false, true)];
 
-const KINDS: [Kind; 3] = [
-    Kind { bias: false, head_norm: false },
-    Kind { bias: true, head_norm: false },
-    Kind { bias: false, head_norm: true },
-];
-
-/// Builds a decoder, noting the sizes of its parameters.
-struct Builder {
-    graph: Graph,
-    kind: Kind,
-    cached: bool,
-    sizes: Vec<usize>,
-}
-
-impl Builder {
-    fn new(kind: Kind, cached: bool) -> Self {
-        Builder { graph: Graph::new(), kind, cached, sizes: vec![] }
-    }
-
-    fn param(&mut self, name: &str, shape: &[usize]) -> Tensor {
-        self.sizes.push(shape.iter().product());
-        self.graph.param(self.sizes.len() - 1, name, shape)
-    }
-
-    fn linear(&mut self, x: &Tensor, name: &str, n: usize, bias: bool) -> Tensor {
-        let w = self.param(name, &[n, x.width()]);
-        let b = bias.then(|| self.param(&format!("{name}.bias"), &[n]));
-        x.linear(&w, b.as_ref())
-    }
-
-    fn norm(&mut self, x: &Tensor, name: &str) -> Tensor {
-        let w = self.param(name, &[x.width()]);
-        x.rms_norm(&w, 1e-5)
-    }
-
-    fn turned(&mut self, x: Tensor, name: &str, positions: &Tensor) -> Tensor {
-        let angles = RopeAngles::new(CONTEXT, &[1.0, 0.5, 0.25, 0.125], 1.0);
-        let x = if self.kind.head_norm {
-            let dims = x.dims();
-            let heads = x.reshape(&[T, (x.width() / HEAD).into(), HEAD.into()]);
-            self.norm(&heads, name).reshape(&dims)
-        } else {
-            x
-        };
-        x.rope(positions, &angles)
-    }
-
-    fn layer(&mut self, x: Tensor, layer: usize, segments: &Tensor, positions: &Tensor) -> Tensor {
-        let (h, kind) = (HIDDEN, self.kind);
-        let shape =
-            AttentionShape { heads: h / HEAD, kv_heads: 2, head_dim: HEAD, scale: 0.35, causal: true };
-        let n = self.norm(&x, "norm1");
-        let [q, k, v] =
-            [("q", h), ("k", 2 * HEAD), ("v", 2 * HEAD)].map(|(p, w)| self.linear(&n, p, w, kind.bias));
-        let q = self.turned(q, "q_norm", positions);
-        let k = self.turned(k, "k_norm", positions);
-        let y = if self.cached {
-            q.cached_attention(&k, &v, segments, positions, shape, layer)
-        } else {
-            q.attention(&k, &v, segments, positions, shape)
-        };
-        let x = x + self.linear(&y, "o", h, false);
-        let n = self.norm(&x, "norm2");
-        let [gate, up] = ["gate", "up"].map(|p| self.linear(&n, p, FFN, kind.bias));
-        x + self.linear(&gate.swiglu(&up), "down", h, false)
-    }
-
-    fn layers(&mut self) -> Tensor {
-        let g = self.graph.clone();
-        let (ids, positions, segments) =
-            (g.u32_input("ids", &[T]), g.u32_input("positions", &[T]), g.segments());
-        let mut x = self.param("embed", &[VOCAB, HIDDEN]).embedding(&ids);
-        for layer in 0..LAYERS {
-            x = g.region(|| self.layer(x, layer, &segments, &positions));
-        }
-        x
+const fn shape(bias: bool, head_norm: bool) -> Shape {
+    let kv_heads = 2;
+    Shape {
+        layers: LAYERS,
+        hidden: HIDDEN,
+        ffn: 80,
+        heads: HIDDEN / HEAD,
+        kv_heads,
+        vocab: VOCAB,
+        bias,
+        head_norm,
     }
 }
 
@@ -131,34 +50,19 @@ fn compile(graph: &Graph, outputs: &[&Tensor], options: Options, fuse: bool) -> 
     plan(graph, outputs, options).unwrap()
 }
 
-/// Parameters in both precisions.
-struct Weights(Vec<Vec<f32>>, Vec<Vec<bf16>>);
-
-impl Weights {
-    fn new(sizes: &[usize]) -> Self {
-        let f32s: Vec<Vec<f32>> = sizes.iter().enumerate().map(|(i, &n)| numbers(i + 1, n)).collect();
-        let halves = f32s.iter().map(|p| p.iter().map(|&x| bf16::from_f32(x)).collect()).collect();
-        Weights(f32s, halves)
-    }
-
-    fn get(&self, bf16: bool) -> &dyn Params {
-        if bf16 { &self.1 } else { &self.0 }
-    }
-}
-
 fn names(plan: &Plan) -> Vec<String> {
     plan.steps().map(|s| format!("{} {}", s.name, s.params.join(" ")).trim().to_owned()).collect()
 }
 
 /// Logits of a prefill, of a mixed batch and of decoding, and the cache they leave.
-fn infer(kind: Kind, bf16: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
-    let mut b = Builder::new(kind, true);
-    let g = b.graph.clone();
-    let x = b.layers().gather_rows(&g.u32_input("rows", &[Dim::Rows]));
-    let x = b.norm(&x, "norm");
-    let logits = b.linear(&x, "head", VOCAB, false);
+fn infer(shape: Shape, bf16: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
+    let mut model = Decoder::new(shape, true);
+    let g = model.graph.clone();
+    let x = model.layers().gather_rows(&g.u32_input("rows", &[Dim::Rows]));
+    let x = model.norm(&x, "norm");
+    let logits = x.linear(&model.param("head", &[VOCAB, HIDDEN]), None);
     let mut plan = compile(&g, &[&logits], Options { tokens: 50, rows: 4, bf16 }, fuse);
-    let weights = Weights::new(&b.sizes);
+    let params = weights(&model.sizes, bf16);
     let inputs = ["ids", "positions", "rows"].map(|n| plan.u32_input(n).unwrap());
     let mut kv = KvCache::new(LAYERS, 3, 2, HEAD, bf16);
     let mut outputs = vec![];
@@ -176,10 +80,8 @@ fn infer(kind: Kind, bf16: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
             rows.push(positions.len() as u32 - 1);
         }
         let ids: Vec<u32> = positions.iter().map(|p| p * 31 % VOCAB as u32).collect();
-        let mut bindings = Bindings::new(ids.len(), rows.len())
-            .params(weights.get(bf16))
-            .kv(&mut kv, &[2, 0, 1])
-            .segments(&segments);
+        let mut bindings =
+            Bindings::new(ids.len(), rows.len()).params(&*params).kv(&mut kv, &[2, 0, 1]).segments(&segments);
         bindings = bindings.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &rows);
         plan.run(&mut bindings).unwrap();
         outputs.push(plan.output(0).to_vec());
@@ -188,18 +90,18 @@ fn infer(kind: Kind, bf16: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
 }
 
 /// Log-probabilities, the loss and the gradients of a pass over two sequences.
-fn train(kind: Kind, bf16: bool, checkpoint: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
-    let mut b = Builder::new(kind, false);
-    let g = b.graph.clone();
-    let x = b.layers();
-    let x = b.norm(&x, "norm");
-    let head = b.param("head", &[VOCAB, HIDDEN]);
+fn train(shape: Shape, bf16: bool, checkpoint: bool, fuse: bool) -> (Vec<Vec<f32>>, Vec<String>) {
+    let mut model = Decoder::new(shape, false);
+    let g = model.graph.clone();
+    let x = model.layers();
+    let x = model.norm(&x, "norm");
+    let head = model.param("head", &[VOCAB, HIDDEN]);
     let l = x.token_logprob(&head, &g.u32_input("targets", &[T]), &g.constant(0.8));
     let loss = loss::cross_entropy(&l, &g.f32_input("weights", &[T]));
     g.differentiate(&loss, &[], DiffOptions { recompute: if checkpoint { usize::MAX } else { 0 } });
     let mut plan = compile(&g, &[&l, &loss], Options { tokens: 60, rows: 0, bf16 }, fuse);
-    let weights = Weights::new(&b.sizes);
-    let mut grads: Vec<Vec<f32>> = b.sizes.iter().map(|&n| vec![0.0; n]).collect();
+    let params = weights(&model.sizes, bf16);
+    let mut grads: Vec<Vec<f32>> = model.sizes.iter().map(|&n| vec![0.0; n]).collect();
     let (t, lens) = (52, [41, 11]);
     let positions: Vec<u32> = lens.iter().flat_map(|&n| 0..n).collect();
     let segments = [(0, 41), (41, 11)].map(|(start, len)| Segment::whole(start, len));
@@ -207,7 +109,7 @@ fn train(kind: Kind, bf16: bool, checkpoint: bool, fuse: bool) -> (Vec<Vec<f32>>
     let loss_weights = numbers(7, t as usize);
     let inputs = ["ids", "positions", "targets"].map(|n| plan.u32_input(n).unwrap());
     let weighed = plan.f32_input("weights").unwrap();
-    let mut b = Bindings::new(t as usize, 0).params(weights.get(bf16)).grads(&mut grads).segments(&segments);
+    let mut b = Bindings::new(t as usize, 0).params(&*params).grads(&mut grads).segments(&segments);
     b = b.u32(inputs[0], &ids).u32(inputs[1], &positions).u32(inputs[2], &ids).f32(weighed, &loss_weights);
     plan.run(&mut b).unwrap();
     grads.extend([plan.output(0).to_vec(), plan.output(1).to_vec()]);
@@ -227,12 +129,12 @@ fn same_bits(a: &[Vec<f32>], b: &[Vec<f32>], what: &str) {
 #[test]
 fn inference_has_the_same_bits_and_fewer_steps() {
     on_each_isa(|| {
-        for kind in KINDS {
+        for shape in SHAPES {
             for bf16 in [false, true] {
-                let (fused, steps) = infer(kind, bf16, true);
-                let (single, _) = infer(kind, bf16, false);
-                same_bits(&fused, &single, &format!("{kind:?}, bf16 {bf16}"));
-                let norm = if kind.head_norm { "norm+" } else { "" };
+                let (fused, steps) = infer(shape, bf16, true);
+                let (single, _) = infer(shape, bf16, false);
+                same_bits(&fused, &single, &format!("{shape:?}, bf16 {bf16}"));
+                let norm = if shape.head_norm { "norm+" } else { "" };
                 let layer = [
                     &format!("norm+linear+{norm}rope q k v"),
                     "cached_attention",
@@ -250,11 +152,11 @@ fn inference_has_the_same_bits_and_fewer_steps() {
 #[test]
 fn training_has_the_same_bits() {
     on_each_isa(|| {
-        for kind in KINDS {
+        for shape in SHAPES {
             for (bf16, checkpoint) in [(false, false), (true, false), (true, true)] {
-                let (fused, steps) = train(kind, bf16, checkpoint, true);
-                let (single, all) = train(kind, bf16, checkpoint, false);
-                same_bits(&fused, &single, &format!("{kind:?}, bf16 {bf16}, checkpoint {checkpoint}"));
+                let (fused, steps) = train(shape, bf16, checkpoint, true);
+                let (single, all) = train(shape, bf16, checkpoint, false);
+                same_bits(&fused, &single, &format!("{shape:?}, bf16 {bf16}, checkpoint {checkpoint}"));
                 assert!(steps.len() < all.len());
                 assert!(steps.iter().any(|s| s == "mul+sum"), "the loss: {steps:#?}");
                 // The backward pass computes the norms again: they are the layers' own.
@@ -262,7 +164,7 @@ fn training_has_the_same_bits() {
                 let forward = if checkpoint { 2 * LAYERS } else { LAYERS };
                 assert_eq!(count("norm+linear+swiglu gate up"), forward, "{steps:#?}");
                 // A bias's gradient reads what SwiGLU's gives.
-                let swiglu = if kind.bias { "" } else { "+swiglu" };
+                let swiglu = if shape.bias { "" } else { "+swiglu" };
                 assert_eq!(count(&format!("norm+linear{swiglu}_backward+add up gate")), LAYERS, "{steps:#?}");
                 assert_eq!(count("norm+linear_backward+add v k q"), LAYERS, "{steps:#?}");
                 for layer in ["o", "down"] {
@@ -277,7 +179,7 @@ fn training_has_the_same_bits() {
 fn threads_change_no_bit_of_a_fused_plan() {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| infer(KINDS[1], true, true).0)
+        pool.install(|| infer(SHAPES[1], true, true).0)
     };
     let _guard = ISA.lock().unwrap_or_else(|e| e.into_inner());
     let one = run(1);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use toolsmith_graphs::cpu::{Isa, dot_bf16, fma_f32};
+use toolsmith_sandbox::bench::load_average;
 
 /// Bytes read to measure memory: far beyond any cache.
 const READ: usize = 512 << 20;
@@ -48,12 +49,6 @@ impl Machine {
             load_average: load_average(),
         }
     }
-}
-
-/// Load averages over 1, 5 and 15 minutes; empty where the system has none to tell.
-pub fn load_average() -> Vec<f64> {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).filter_map(|n| n.parse().ok()).collect()
 }
 
 /// Measures the walls, on all threads of the calling thread's pool.

@@ -10,6 +10,7 @@ use toolsmith_graphs::ops::Work;
 use toolsmith_models::Result;
 use toolsmith_models::convert::ModelSource;
 use toolsmith_models::weights::Precision;
+use toolsmith_sandbox::bench::load_average;
 
 use crate::config::Dtype;
 
@@ -169,7 +170,7 @@ pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64,
     let measured = phases.iter().zip(seconds).zip(alone);
     Ok(Report {
         machine,
-        load_average_after: machine::load_average(),
+        load_average_after: load_average(),
         parameters: model.config.param_specs().iter().map(|s| s.numel()).sum(),
         dtype,
         phases: measured.map(|((&p, seconds), alone)| shares(p, seconds, alone, &limits)).collect(),

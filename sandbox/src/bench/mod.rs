@@ -134,6 +134,7 @@ const SYMPY: &str = CALLS[5].1;
 /// # Errors
 /// If a sandbox or a worker does not come up.
 pub fn run(image: &Image, plan: &Plan, say: &mut dyn FnMut(&str)) -> Result<Report, SandboxError> {
+    let load = || load_average().first().copied();
     let before = load();
     say("single calls");
     let calls = calls(image, plan)?;
@@ -260,9 +261,10 @@ fn percentile(values: &mut [f64], share: f64) -> f64 {
     values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
-fn load() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_whitespace().next()?.parse().ok()
+/// Load averages over 1, 5 and 15 minutes; empty where the system has none to tell.
+pub fn load_average() -> Vec<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).filter_map(|n| n.parse().ok()).collect()
 }
 
 #[cfg(test)]
