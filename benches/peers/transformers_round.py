@@ -1,23 +1,28 @@
 """One round of torch and transformers: each phase once after a warm-up, a JSON line a phase.
 
-Inference: weights in DTYPE, SDPA, logits of the last position only. Training: f32 weights and moments, bf16 by autocast
+Inference: weights in DTYPE, SDPA, logits of the last position only. Decoding counts with the fastest of its caches: one
+that grows, one of a fixed size, and where there is a C++ compiler, that one with the model compiled. Training: f32 weights and moments, bf16 by autocast
 where DTYPE is bf16, fused AdamW, every activation kept (recomputing them would be slower).
 """
 
 import argparse
 import contextlib
 import json
+import shutil
+import sys
 import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 PAST, STEPS = 512, 128
+# Steps of decoding, the last of the past, that are not timed.
+WARM = 2
 
 
-def emit(phase, tokens, seconds, **more):
-    print(json.dumps({"phase": phase, "tokens_per_second": tokens / seconds, **more}), flush=True)
+def emit(phase, rate, **more):
+    print(json.dumps({"phase": phase, "tokens_per_second": rate, **more}), flush=True)
 
 
 def ids(n, length, vocab):
@@ -31,26 +36,44 @@ def load(model, dtype):
 @torch.inference_mode()
 def infer(model, dtype, batches):
     model = load(model, dtype).eval()
-    vocab = model.config.vocab_size
+    config = model.config
 
-    def prefill():
-        cache = DynamicCache(config=model.config)
+    def fixed(grown):
+        cache = StaticCache(config=config, max_cache_len=PAST + STEPS)
+        for i, layer in enumerate(grown.layers):
+            cache.update(layer.keys, layer.values, i)
+        return cache
+
+    def prefill(length):
+        cache = DynamicCache(config=config)
         start = time.perf_counter()
-        model(ids(1, PAST, vocab), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache, time.perf_counter() - start
+        model(ids(1, length, config.vocab_size), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache, length / (time.perf_counter() - start)
 
-    prefill()
-    emit(f"prefill {PAST}", PAST, prefill()[1])
-    for n in batches:
-        cache, _ = prefill()
+    def decode(n, kept, forward):
+        cache, _ = prefill(PAST - WARM)
         cache.batch_repeat_interleave(n)
-        tokens = ids(STEPS + 1, n, vocab).unsqueeze(-1)
-        model(tokens[STEPS], past_key_values=cache, use_cache=True)
-        cache.crop(-1)
-        start = time.perf_counter()
-        for step in tokens[:STEPS]:
-            model(step, past_key_values=cache, use_cache=True)
-        emit(f"decode {n}", n * STEPS, time.perf_counter() - start)
+        cache = kept(cache)
+        tokens = ids(WARM + STEPS, n, config.vocab_size).unsqueeze(-1)
+        for i, step in enumerate(tokens):
+            if i == WARM:
+                start = time.perf_counter()
+            forward(step, past_key_values=cache, use_cache=True)
+        return n * STEPS / (time.perf_counter() - start)
+
+    prefill(PAST)
+    emit(f"prefill {PAST}", prefill(PAST)[1])
+    ways = {"dynamic": (lambda cache: cache, model), "static": (fixed, model)}
+    if shutil.which("c++"):
+        ways["static, compiled"] = (fixed, torch.compile(model, dynamic=False))
+    for n in batches:
+        caches = {}
+        for name, way in ways.items():
+            try:
+                caches[name] = decode(n, *way)
+            except Exception as error:  # Compilation fails in many ways.
+                print(f"decode {n}, {name}: {error}", file=sys.stderr)
+        emit(f"decode {n}", max(caches.values()), caches=caches)
 
 
 def train(model, dtype, sequences, length):
@@ -72,7 +95,7 @@ def train(model, dtype, sequences, length):
     step()
     seconds = step()
     status = Path("/proc/self/status").read_text().split()
-    emit(f"train {sequences}x{length}", sequences * length, seconds,
+    emit(f"train {sequences}x{length}", sequences * length / seconds,
          peak_memory=int(status[status.index("VmHWM:") + 1]) * 1024)
 
 
