@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::{Flags, Scope};
+use super::kernel_threads;
 use crate::config::Config;
 
 /// Keys about sampling and the sandbox; the others are training's.
@@ -64,7 +65,7 @@ impl Inference {
             config.rollout.max_turns = 0;
         }
         config.rollout.prompt_template = config.rollout.template(true).to_owned();
-        rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
+        kernel_threads(config.run.threads)?;
         Ok(config)
     }
 }
