@@ -32,6 +32,8 @@ pub struct Options {
     pub repeat: usize,
     /// Precision of weights and matmul inputs.
     pub dtype: Dtype,
+    /// Bytes that training may take, [`memory_limit`](crate::config::RunConfig::memory_limit)'s.
+    pub memory_limit: usize,
 }
 
 /// A rate measured several times.
@@ -121,7 +123,7 @@ pub struct Report {
 /// # Errors
 /// Weights that cannot be read, a full disk.
 pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64, &str)) -> Result<Report> {
-    let &Options { ref phases, repeat, dtype } = options;
+    let &Options { ref phases, repeat, dtype, memory_limit } = options;
     let precision = dtype.into();
     let machine = Machine::here();
     let total = (phases.len() * (repeat + 1) + repeat) as f64;
@@ -133,7 +135,7 @@ pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64,
     let mut alone = Vec::new();
     for &phase in phases {
         next(&format!("{}, alone", name(phase)));
-        alone.push(once(model, phase, precision)?);
+        alone.push(once(model, phase, precision, memory_limit)?);
     }
 
     let mut inference = Inference::new(model, phases, precision)?;
@@ -141,7 +143,7 @@ pub fn run(model: &ModelSource, options: &Options, mut progress: impl FnMut(f64,
         Phase::Train { sequences, tokens, prompt } => Some([sequences, tokens, prompt]),
         _ => None,
     });
-    let mut training = train.map(|shape| Training::new(model, shape, precision)).transpose()?;
+    let mut training = train.map(|shape| Training::new(model, shape, precision, memory_limit)).transpose()?;
     if let Some(training) = &mut training {
         training.run()?; // compiles the optimizer
     }
@@ -192,11 +194,16 @@ pub fn name(phase: Phase) -> String {
 }
 
 /// Runs a phase with nothing else in memory: its work and its peak memory.
-fn once(model: &ModelSource, phase: Phase, precision: Precision) -> Result<(Work, Option<u64>)> {
+fn once(
+    model: &ModelSource,
+    phase: Phase,
+    precision: Precision,
+    memory_limit: usize,
+) -> Result<(Work, Option<u64>)> {
     let reset = machine::reset_peak_memory;
     let (work, reset) = match phase {
         Phase::Train { sequences, tokens, prompt } => {
-            let mut training = Training::new(model, [sequences, tokens, prompt], precision)?;
+            let mut training = Training::new(model, [sequences, tokens, prompt], precision, memory_limit)?;
             let reset = reset();
             (training.work()?, reset)
         }

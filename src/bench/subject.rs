@@ -13,8 +13,6 @@ use toolsmith_models::trainer::{Activations, AdamW, Head, Trainer, TrainerOption
 use toolsmith_models::weights::{Precision, Weights};
 use toolsmith_models::{Error, Result};
 
-use crate::config::RunConfig;
-
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "lowercase")]
@@ -194,7 +192,7 @@ pub struct Training {
 
 impl Training {
     /// Copies the weights and compiles the pass for sequences of `tokens` each after `prompt` tokens in common, as
-    /// [`Phase::Train`] says.
+    /// [`Phase::Train`] says. Within `memory_limit` bytes it keeps as many activations as fit, and none if nothing fits.
     ///
     /// # Errors
     /// Weights that cannot be read, a full disk.
@@ -202,6 +200,7 @@ impl Training {
         model: &ModelSource,
         [sequences, tokens, prompt]: [usize; 3],
         precision: Precision,
+        memory_limit: usize,
     ) -> Result<Training> {
         let (n, vocab) = (sequences * tokens, model.config.vocab_size);
         let dir = tempfile::tempdir().map_err(Error::io(Path::new("a temporary directory")))?;
@@ -221,8 +220,7 @@ impl Training {
             columns: vec![],
         };
         let mut trainer = Trainer::new(&model.config, Head::Policy, &options);
-        let limit = RunConfig::default().memory().unwrap_or(usize::MAX);
-        let left = limit.saturating_sub(state.bytes() + trainer.memory());
+        let left = memory_limit.saturating_sub(state.bytes() + trainer.memory());
         match trainer.prepare(&Objective::CrossEntropy, Activations::Within(left)) {
             Err(Error::Memory { .. }) => trainer.prepare(&Objective::CrossEntropy, Activations::Recompute)?,
             prepared => prepared?,

@@ -13,7 +13,7 @@ use super::table::table;
 use super::{BadInput, kernel_threads};
 use crate::bench::compare::{Change, TOLERANCE, compare};
 use crate::bench::{self, Options, Phase, Rate, Report};
-use crate::config::Dtype;
+use crate::config::{Dtype, RunConfig};
 
 /// Measure a model on this machine: prefill, decoding, a training step.
 ///
@@ -42,6 +42,10 @@ pub struct Args {
     /// samples of 128 tokens after the same prompt of 512.
     #[arg(long, value_name = "NxTOKENS[/PROMPT]")]
     train: Option<String>,
+    /// What weights, moments, gradients and activations of the training step may take, as `run.memory_limit` of a
+    /// run [default: half of the machine's memory].
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<String>,
     /// Precision of weights and matmul inputs.
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
@@ -145,7 +149,16 @@ impl Args {
         for &phase in &phases {
             fits(phase, positions)?;
         }
-        Ok(Options { phases, repeat: self.repeat, dtype: self.dtype })
+        let run =
+            RunConfig { memory_limit: self.memory_limit.clone().unwrap_or_default(), ..RunConfig::default() };
+        let memory_limit = match (run.memory(), &self.memory_limit) {
+            (Some(bytes), _) => bytes,
+            (None, None) => usize::MAX,
+            (None, Some(text)) => {
+                return bad(format!("--memory-limit {text}: expected an amount such as 8GB or 512MiB"));
+            }
+        };
+        Ok(Options { phases, repeat: self.repeat, dtype: self.dtype, memory_limit })
     }
 }
 

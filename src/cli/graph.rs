@@ -15,7 +15,7 @@ use super::{BadInput, kernel_threads};
 use crate::bench::listing::{Group, Row, fold, rows};
 use crate::bench::svg::{self, Section};
 use crate::bench::{Inference, Phase, Training, name};
-use crate::config::Dtype;
+use crate::config::{Dtype, RunConfig};
 
 /// Print a model's compiled plan with what each step moves, computes and takes.
 ///
@@ -100,7 +100,8 @@ fn recorded(
 ) -> toolsmith_models::Result<Vec<(&'static str, Vec<Row>)>> {
     Ok(match phase {
         Phase::Train { sequences, tokens, prompt } => {
-            let mut training = Training::new(model, [sequences, tokens, prompt], precision)?;
+            let limit = RunConfig::default().memory().unwrap_or(usize::MAX);
+            let mut training = Training::new(model, [sequences, tokens, prompt], precision, limit)?;
             let plans = training.record()?.map(rows);
             ["forward and backward", "optimizer"].into_iter().zip(plans).collect()
         }

@@ -21,7 +21,7 @@ use crate::{
 /// Rows for which gradients of their own pay.
 const STREAM: usize = 512;
 /// Rows taken through the whole pass at once: a few megabytes of activations.
-const CHUNK: usize = 256;
+const CHUNK: usize = 192;
 /// Bytes of gradients that may exist once a stream. A larger model's batch stays whole: its products are large enough to share,
 /// and reading its weights is what costs.
 const GRADIENTS: usize = 8 << 20;
