@@ -3,7 +3,8 @@
 //! Lanes run over k, and every output is summed the same way whatever tile, row or thread it falls in:
 //! in blocks of [`KC_BYTES`], each by one 16-lane accumulator, a fixed tree over its lanes, and the blocks added
 //! in order. So a product of one row equals, bit for bit, the same row of a product of many.
-//! Packing panels of W would save the trees and cost a copy after every update of the weights; it is absent.
+//! Sums so short that their trees cost as much as their products are taken by [`short`](super::short) instead, from panels of W;
+//! for longer ones panels would save little and cost a copy after every update of the weights.
 
 use super::Mat;
 use super::par;

@@ -1,8 +1,9 @@
-//! The other product: `C[m, n] = Σ_p A[m, p] · B[p, n]` with lanes over the columns, for gradients.
+//! The other product: `C[m, n] = Σ_p A[m, p] · B[p, n]` with lanes over the columns, for gradients and for
+//! layers with [short](super::short) sums.
 //!
 //! A sum runs over *units*, which hold one f32 or a pair of bf16 that are neighbours in the sum. B comes as panels in
 //! which the units of 48 columns lie side by side, so that a tile broadcasts units of A against vectors of B and needs
-//! no sum over lanes: that costs [`gemm`](super::gemm) a third of its time where sums are short, and gradients have no
+//! no sum over lanes: that costs [`gemm`](super::gemm) a third of its time or more where sums are short, and gradients have no
 //! decoding step to agree with. Panels are made on the way from f32, when the operand has to be rounded anyway.
 //!
 //! Every output is summed in blocks of [`KC`] units, in order: it depends on the length of the sum alone.
