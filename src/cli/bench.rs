@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use toolsmith_models::convert::ModelSource;
 use toolsmith_sandbox::Image;
 
+use super::BadInput;
 use super::table::table;
-use super::{BadInput, kernel_threads};
 use crate::bench::compare::{Change, TOLERANCE, compare};
 use crate::bench::{self, Options, Phase, Rate, Report};
 use crate::config::{Dtype, RunConfig};
@@ -68,7 +68,7 @@ pub struct Args {
 /// # Errors
 /// A model that cannot be read, numbers it cannot take.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    kernel_threads(args.threads)?;
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let model = ModelSource::open(&args.model, &Image::default_cache())?;
     let options = args.options(model.config.max_position_embeddings)?;
     let before = args.against.as_deref().map(|path| Ok::<_, BadInput>((path, read(path)?))).transpose()?;
@@ -79,7 +79,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         bar.set_position((fraction * 1000.0) as u64);
         bar.set_message(what.to_owned());
     };
-    let report = bench::run(&model, &options, show)?;
+    // The kernels' pool, whose threads the plans are compiled for.
+    let report = rayon::scope(|_| bench::run(&model, &options, show))?;
     bar.finish_and_clear();
     let changes = before.map(|(path, before)| {
         compare(&before, &report).map_err(|e| BadInput(format!("--against {}: {e}", path.display())))

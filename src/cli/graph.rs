@@ -9,9 +9,9 @@ use toolsmith_models::convert::ModelSource;
 use toolsmith_models::weights::Precision;
 use toolsmith_sandbox::Image;
 
+use super::BadInput;
 use super::bench::fits;
 use super::table::{WIDTH, table};
-use super::{BadInput, kernel_threads};
 use crate::bench::listing::{Group, Row, fold, rows};
 use crate::bench::svg::{self, Section};
 use crate::bench::{Inference, Phase, Training, name};
@@ -66,10 +66,11 @@ enum Kind {
 /// # Errors
 /// A model that cannot be read, numbers it cannot take, a file that cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    kernel_threads(args.threads)?;
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let model = ModelSource::open(&args.model, &Image::default_cache())?;
     let phase = args.phase(model.config.max_position_embeddings)?;
-    let plans = recorded(&model, phase, args.dtype.into())?;
+    // Inside the pool, whose threads the plans are compiled for.
+    let plans = rayon::scope(|_| recorded(&model, phase, args.dtype.into()))?;
 
     let model = args.model.display().to_string();
     let total: Duration = plans.iter().flat_map(|(_, rows)| rows).map(|r| r.time).sum();

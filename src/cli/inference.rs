@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::flags::{Flags, Scope};
-use super::kernel_threads;
 use crate::config::Config;
 
 /// Keys about sampling and the sandbox; the others are training's.
@@ -65,7 +64,7 @@ impl Inference {
             config.rollout.max_turns = 0;
         }
         config.rollout.prompt_template = config.rollout.template(true).to_owned();
-        kernel_threads(config.run.threads)?;
+        rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
         Ok(config)
     }
 }

@@ -220,15 +220,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Makes the pool that kernels run on, of `n` threads (0: one a core). This thread is one of them: outside, it would sleep
-/// through every plan, to be woken after it.
-///
-/// # Errors
-/// If threads cannot be started.
-fn kernel_threads(n: usize) -> Result<(), rayon::ThreadPoolBuildError> {
-    rayon::ThreadPoolBuilder::new().num_threads(n).use_current_thread().build_global()
-}
-
 /// A flag that the first Ctrl-C sets; the second one ends the process at once with status 130.
 ///
 /// # Errors

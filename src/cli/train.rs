@@ -9,7 +9,7 @@ use toolsmith_sandbox::Image;
 use super::flags::{Everything, Flags};
 use super::table::table;
 use super::tools::{modules, offered, toolbox};
-use super::{BadInput, Interrupted, kernel_threads, program, stop_on_ctrl_c};
+use super::{BadInput, Interrupted, program, stop_on_ctrl_c};
 use crate::config::{Config, ConfigError};
 use crate::learn::Error;
 use crate::learn::memory::gigabytes;
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => (configure(&args)?, None),
     };
-    kernel_threads(config.run.threads)?;
+    rayon::ThreadPoolBuilder::new().num_threads(config.run.threads).build_global()?;
     // Everything is read and checked, the Python image included, before a new run's directory is made.
     let modules = modules(&config)?;
     let offered = offered(&config, &modules)?;
