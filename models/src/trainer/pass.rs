@@ -55,7 +55,7 @@ impl Pass {
         let ids = g.u32_input("ids", &[Dim::Tokens]);
         let positions = g.u32_input("positions", &[Dim::Tokens]);
         let rows = g.u32_input("rows", &[Dim::Rows]);
-        let distinct = (config.vocab_size <= FEW_TOKENS).then(|| {
+        let distinct = (config.vocab_size <= FEW_TOKENS.min(options.max_tokens)).then(|| {
             [("distinct", Dim::Distinct), ("which", Dim::Tokens)].map(|(name, n)| g.u32_input(name, &[n]))
         });
         let distinct = distinct.as_ref().map(|[ids, which]| [ids, which]);
