@@ -142,7 +142,7 @@ impl<'a> Bindings<'a> {
     /// Nothing bound, `tokens` packed tokens and `rows` selected rows.
     pub fn new(tokens: usize, rows: usize) -> Self {
         Bindings {
-            extent: Extent { tokens, rows, distinct: 0 },
+            extent: Extent { tokens, rows },
             params: None,
             grads: None,
             summands: &mut [],
@@ -155,11 +155,6 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// Says how many different tokens there are among the packed ones, for a graph that asks.
-    pub fn distinct(mut self, n: usize) -> Self {
-        self.extent.distinct = n;
-        self
-    }
     /// Binds parameters.
     pub fn params(mut self, params: &'a dyn Params) -> Self {
         self.params = Some(params);
