@@ -22,7 +22,7 @@ pub enum Phase {
     /// `tokens` steps, each a token of every sequence, after `past` tokens of each.
     Decode { sequences: usize, past: usize, tokens: usize },
     /// Forward, backward and AdamW on sequences of `tokens` each, which begin with the same `prompt` tokens; what follows
-    /// them is scored. As many layers keep their activations as a run without `run.memory_limit` would let them.
+    /// them is scored. As many layers keep their activations as [`Options::memory_limit`](super::Options::memory_limit) lets them.
     Train {
         sequences: usize,
         tokens: usize,
