@@ -88,11 +88,23 @@ pub struct TrainBatch {
 /// Fewer tokens in common are not worth a segment that goes on after them.
 const SHARED: usize = 8;
 
-/// How many tokens two sequences have in common at their beginning, if a pass computes these once; else 0. `a` and `b` are what
-/// is run of each: the tokens before its last scored one.
-pub fn in_common(a: &[u32], b: &[u32]) -> usize {
-    let n = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    if n < SHARED { 0 } else { n }
+/// Of sequences one behind the other, those that a pass can run together: the first, the *root*, whole, and of each next one
+/// what comes after the tokens that it has in common with the root. Each with the number of these, 0 for the root; the first
+/// that has too few ends them. `tokens` gives those of a sequence.
+pub fn alike<'a, T>(
+    sequences: impl IntoIterator<Item = T>,
+    tokens: impl Fn(&T) -> &'a [u32],
+) -> impl Iterator<Item = (T, usize)> {
+    let mut root: Option<&[u32]> = None;
+    sequences.into_iter().map_while(move |sequence| {
+        let own = tokens(&sequence);
+        let Some(root) = root else {
+            root = Some(own);
+            return Some((sequence, 0));
+        };
+        let shared = root.iter().zip(own).take_while(|(a, b)| a == b).count();
+        (shared >= SHARED).then_some((sequence, shared))
+    })
 }
 
 /// What a [`TrainBatch`] is trained on.

@@ -4,7 +4,7 @@
 //! sum of its micro-batches' however it is cut. Nothing is padded and no sequence is split, nor, if it can be helped, the
 //! samples of a prompt, which a trainer runs once for all of them that share a micro-batch.
 
-use toolsmith_models::batch::{TrainBatch, in_common};
+use toolsmith_models::batch::{TrainBatch, alike};
 
 use crate::config::Aggregation;
 
@@ -91,15 +91,13 @@ pub fn pack(
     // Of the last micro-batch: tokens run and scored.
     let mut used = None;
     let mut rest = &runs[..];
-    while let Some((root, others)) = rest.split_first() {
-        let shared = |run: &Run| in_common(root.tokens, run.tokens);
-        let group = &rest[..1 + others.iter().take_while(|run| shared(run) > 0).count()];
+    while let Some(root) = rest.first() {
+        let group: Vec<(&Run, usize)> = alike(rest, |run| run.tokens).collect();
         // How many of the group fit behind what is used, and what is used then.
         let fitting = |mut used: [usize; 2]| {
             let mut n = 0;
-            for run in group {
-                let new = run.tokens.len() - if n > 0 { shared(run) } else { 0 };
-                let next = [used[0] + new, used[1] + run.scored];
+            for (run, shared) in &group {
+                let next = [used[0] + run.tokens.len() - shared, used[1] + run.scored];
                 if next.iter().any(|&x| x > micro_batch_tokens) && (n > 0 || used != [0; 2]) {
                     break;
                 }
@@ -114,7 +112,7 @@ pub fn pack(
             taken = alone;
         }
         let (batch, members) = out.last_mut().expect("nothing fits where no batch is");
-        for run in &group[..taken.0] {
+        for run in &rest[..taken.0] {
             let (sequence, weights) = (sequences[run.index], &weights[run.index]);
             members.push(run.index);
             batch.tokens.extend_from_slice(&sequence.tokens);

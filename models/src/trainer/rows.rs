@@ -15,7 +15,7 @@ use toolsmith_graphs::Segment;
 
 use crate::{
     Error, Result,
-    batch::{TrainBatch, in_common},
+    batch::{TrainBatch, alike},
 };
 
 /// A batch as the plan reads it, in buffers that are kept.
@@ -93,29 +93,24 @@ impl Rows {
     fn choose_roots(&mut self, tokens: &[u32]) {
         let ran = |s: &Sequence| &tokens[s.start..s.start + s.run];
         for i in (0..self.sequences.len()).rev() {
-            let (root, others) = self.sequences[i..].split_first_mut().expect("i is a sequence");
-            let after = |j: usize| others.get(j).map_or(0, |s: &Sequence| s.rows);
-            let mut rows = root.run;
-            (root.until, root.rows) = (i + 1, rows + after(0));
-            for (j, other) in others.iter().enumerate() {
-                let shared = in_common(ran(root), ran(other));
-                if shared == 0 {
-                    break;
-                }
-                rows += other.run - shared;
-                if rows + after(j + 1) < root.rows {
-                    (root.until, root.rows) = (i + j + 2, rows + after(j + 1));
+            let (mut own, mut rows, mut until) = (0, usize::MAX, i);
+            for (j, (other, shared)) in (i + 1..).zip(alike(&self.sequences[i..], |s| ran(s))) {
+                own += other.run - shared;
+                let all = own + self.sequences.get(j).map_or(0, |next| next.rows);
+                if all < rows {
+                    (rows, until) = (all, j);
                 }
             }
+            let root = &mut self.sequences[i];
+            (root.rows, root.until) = (rows, until);
         }
     }
 
     /// Adds a root and the sequences that share its beginning.
     fn family(&mut self, batch: &TrainBatch, members: Range<usize>) {
         let ran = |s: &Sequence| &batch.tokens[s.start..s.start + s.run];
-        let (root, first) = (&self.sequences[members.start], self.ids.len());
-        for (i, sequence) in self.sequences[members.clone()].iter().enumerate() {
-            let shared = if i == 0 { 0 } else { in_common(ran(root), ran(sequence)) };
+        let first = self.ids.len();
+        for (sequence, shared) in alike(&self.sequences[members], |s| ran(s)) {
             let own = self.ids.len();
             let row =
                 |position: usize| if position < shared { first + position } else { own + position - shared };

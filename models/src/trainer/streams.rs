@@ -13,7 +13,7 @@ use toolsmith_graphs::{Params, Plan, cpu::apart, plan::PanelStore};
 use super::{TrainerOptions, pass::Pass};
 use crate::{
     Result,
-    batch::{Objective, TrainBatch, TrainOutput, in_common},
+    batch::{Objective, TrainBatch, TrainOutput, alike},
     config::ModelConfig,
     decoder::Head,
 };
@@ -108,22 +108,21 @@ impl Iterator for Units<'_> {
         let (batch, rest) = (self.batch, &mut self.rest);
         let mut unit = Share { sequences: rest.sequences.start..rest.sequences.start, ..rest.clone() };
         (unit.tokens, unit.rows) = (0, 0);
-        let mut root: &[u32] = &[];
-        while rest.sequences.start < rest.sequences.end {
-            let own = rest.start..rest.start + batch.lens[rest.sequences.start];
-            let shared = in_common(root, &batch.tokens[own.clone()]);
+        let mut end = rest.start;
+        let sequences = batch.lens[rest.sequences.clone()].iter().map(|len| {
+            end += len;
+            end - len..end
+        });
+        for (own, shared) in alike(sequences, |own| &batch.tokens[own.clone()]) {
             let scored = batch.weights[own.clone()].iter().filter(|&&w| w != 0.0).count();
             let rows = unit.rows + (own.len() - shared).max(scored);
-            if root.is_empty() {
-                root = &batch.tokens[own.clone()];
-            } else if shared == 0 || rows > self.room || unit.rows > (CHUNK / 2).max(4 * shared) {
+            if unit.rows > 0 && (rows > self.room || unit.rows > (CHUNK / 2).max(4 * shared)) {
                 break;
             }
-            rest.sequences.start += 1;
-            rest.start = own.end;
             unit.sequences.end += 1;
             (unit.tokens, unit.rows) = (unit.tokens + own.len(), rows);
         }
+        (rest.sequences.start, rest.start) = (unit.sequences.end, unit.start + unit.tokens);
         (unit.rows > 0).then_some(unit)
     }
 }
