@@ -74,7 +74,7 @@ pub trait Decode {
 /// chosen. The first token of a sequence is never scored; its weight must be 0.
 #[derive(Clone, Debug, Default)]
 pub struct TrainBatch {
-    /// Token ids, `[t]`.
+    /// Token ids, `[t]`, each below the size of the vocabulary.
     pub tokens: Vec<u32>,
     /// Length of each sequence; they sum to t.
     pub lens: Vec<usize>,

@@ -156,6 +156,7 @@ impl Trainer {
     /// Forgets accumulated gradients.
     pub fn zero_gradients(&mut self) {
         self.grads.iter_mut().flatten().for_each(|g| g.fill(0.0));
+        self.used = 1;
     }
 
     /// Log-probabilities (policy) or values (critic) under `weights`, `[t]`; 0 for the first token of each sequence
@@ -164,7 +165,7 @@ impl Trainer {
     /// # Errors
     /// If the batch is larger than the trainer or its arrays don't fit.
     pub fn forward(&mut self, weights: &dyn Params, batch: &TrainBatch) -> Result<&[f32]> {
-        batch.check(0)?;
+        batch.check(0, self.config.vocab_size)?;
         self.prepare_forward()?;
         let pass = self.forward.as_mut().expect("just compiled");
         pass.run(weights, None, batch, self.options.inv_temperature)?;
@@ -234,22 +235,29 @@ impl Trainer {
     /// attention. Of sequences one behind the other that begin with the same tokens, these are computed once.
     ///
     /// # Errors
-    /// If the batch is larger than the trainer, its arrays don't fit, or the objective is not this head's.
+    /// If the batch is larger than the trainer, its arrays or token ids don't fit, or the objective is not this head's. All
+    /// gradients of the step are then forgotten, since a part of the batch may have added its own.
     pub fn accumulate(
         &mut self,
         weights: &dyn Params,
         batch: &TrainBatch,
         objective: &Objective,
     ) -> Result<TrainOutput<'_>> {
+        let i = self.add(weights, batch, objective).inspect_err(|_| self.zero_gradients())?;
+        Ok(self.passes[i].1.output())
+    }
+
+    /// Adds the gradient of `batch` and returns which pass did.
+    fn add(&mut self, weights: &dyn Params, batch: &TrainBatch, objective: &Objective) -> Result<usize> {
         if matches!(objective, Objective::Value { .. }) != (self.head == Head::Value) {
             return Err(Error::Batch(format!("{objective:?} is no objective of a {:?} head", self.head)));
         }
-        batch.check(objective.columns())?;
+        batch.check(objective.columns(), self.config.vocab_size)?;
         let i = self.pass(objective)?;
         let pass = &mut self.passes[i].1;
         let used = pass.run(weights, Some(&mut self.grads), batch, self.options.inv_temperature)?;
         self.used = self.used.max(used);
-        Ok(pass.output())
+        Ok(i)
     }
 
     /// Scales the gradients to the global norm `max_grad_norm` if they exceed it (0 leaves them), updates `state` by

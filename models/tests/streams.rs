@@ -2,9 +2,12 @@
 
 mod packed;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use packed::packed;
-use toolsmith_graphs::cpu::Mat;
+use toolsmith_graphs::{Params, cpu::Mat};
 use toolsmith_models::{
+    Error,
     batch::{Objective, TrainBatch},
     config::ModelConfig,
     live::TrainingState,
@@ -47,6 +50,13 @@ impl Small {
             precision: self.state.precision(),
         };
         Trainer::new(&self.config, Head::Policy, &options)
+    }
+}
+
+fn floats(mat: Mat) -> Vec<f32> {
+    match mat {
+        Mat::F32(w) => w.to_vec(),
+        Mat::Bf16(w) => w.iter().map(|x| x.to_f32()).collect(),
     }
 }
 
@@ -158,4 +168,71 @@ fn samples_of_a_prompt_stay_together() {
     assert_eq!(rows(groups(3, 4, 300, 30)).unwrap(), 3 * (329 + 3 * 29));
     // A stream has room for 512 rows, one alone for all of them.
     assert_eq!(rows(groups(1, 12, 400, 20)).unwrap(), 419 + 11 * 19);
+}
+
+/// Weights of which one reading finds nothing, as if a file had been cut short for a moment.
+struct Broken<'a> {
+    weights: &'a dyn Params,
+    reads: AtomicUsize,
+    broken: usize,
+}
+
+impl Params for Broken<'_> {
+    fn get(&self, index: usize) -> Mat<'_> {
+        match self.reads.fetch_add(1, Ordering::Relaxed) == self.broken {
+            true => Mat::F32(&[]),
+            false => self.weights.get(index),
+        }
+    }
+}
+
+/// A batch that fails when parts of it have been through leaves nothing to the next step.
+#[test]
+fn a_step_after_a_failure_is_as_if_it_had_not_been() {
+    let even: Vec<_> = (0..40).map(|i| sequence(20 + i, i)).collect();
+    // In one stream and in several, and the first part of either.
+    for (batch, part) in [(packed(&even[..15]), 1), (packed(&even), 1)].map(|(b, n)| (b, packed(&even[..n])))
+    {
+        let after = |fails: bool| {
+            let mut small = Small::new(Precision::F32);
+            let (mut trainer, weights) = (small.trainer(), small.state.weights());
+            if fails {
+                let mut accumulate = |batch: &TrainBatch, broken: usize| {
+                    let weights = Broken { weights: &weights, reads: AtomicUsize::new(0), broken };
+                    let result = trainer.accumulate(&weights, batch, &Objective::CrossEntropy).map(|_| ());
+                    (result, weights.reads.into_inner())
+                };
+                let (fine, reads) = accumulate(&part, usize::MAX);
+                fine.unwrap();
+                // As many in the batch's first part; the next is a look at the weights before the second.
+                let (failed, all) = accumulate(&batch, reads);
+                assert!(matches!(failed, Err(Error::Graph(_))), "{failed:?}");
+                assert!(all > reads, "{all} {reads}");
+                assert!((0..trainer.specs().len()).all(|i| trainer.gradient(i).iter().all(|&x| x == 0.0)));
+            }
+            trainer.accumulate(&weights, &batch, &Objective::CrossEntropy).unwrap();
+            let hyper = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
+            trainer.step(&mut small.state, &hyper, 1.0).unwrap();
+            (0..trainer.specs().len()).map(|i| floats(small.state.weights().get(i))).collect::<Vec<_>>()
+        };
+        // On one thread the reads come in order.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert!(pool.install(|| after(true)) == pool.install(|| after(false)));
+    }
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_named() {
+    let small = Small::new(Precision::F32);
+    let (mut trainer, weights) = (small.trainer(), small.state.weights());
+    let mut batch = packed(&[sequence(30, 1), sequence(9, 2)]);
+    batch.tokens[38] = 61;
+    let failed = [
+        trainer.accumulate(&weights, &batch, &Objective::CrossEntropy).map(|_| ()),
+        trainer.forward(&weights, &batch).map(|_| ()),
+    ];
+    for result in failed {
+        let message = result.unwrap_err().to_string();
+        assert_eq!(message, "batch: token id 61 is not below 61, the size of the vocabulary");
+    }
 }

@@ -142,8 +142,8 @@ impl Rows {
 }
 
 impl TrainBatch {
-    /// Compares the lengths with each other.
-    pub(super) fn check(&self, columns: usize) -> Result<()> {
+    /// Compares the lengths with each other, and the token ids with how many there are.
+    pub(super) fn check(&self, columns: usize, vocab: usize) -> Result<()> {
         let t = self.tokens.len();
         let fail = |message: String| Err(Error::Batch(message));
         if self.lens.iter().sum::<usize>() != t || self.lens.contains(&0) {
@@ -157,6 +157,9 @@ impl TrainBatch {
         }
         if self.weights.len() != t || self.columns.iter().any(|c| c.len() != t) {
             return fail(format!("weights or columns have not the batch's {t} tokens"));
+        }
+        if let Some(id) = self.tokens.iter().find(|&&id| id as usize >= vocab) {
+            return fail(format!("token id {id} is not below {vocab}, the size of the vocabulary"));
         }
         Ok(())
     }
