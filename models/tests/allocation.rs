@@ -2,41 +2,33 @@
 //!
 //! One test, since the counter is the process's.
 
+mod common;
 #[path = "../../graphs/tests/counting/mod.rs"]
 mod counting;
 
 use std::sync::atomic::Ordering;
 
+use common::{Tiny, tiny_config};
 use counting::ALLOCATIONS;
 use toolsmith_models::{
     batch::{Batch, Decode, Objective, PolicyLoss, TrainBatch},
-    config::ModelConfig,
     engine::{Engine, EngineOptions},
-    live::TrainingState,
-    trainer::{Activations, Head, Trainer, TrainerOptions},
+    trainer::{Activations, Head},
     weights::Precision,
 };
 
 #[test]
 fn the_second_time_allocates_nothing() {
-    let json = serde_json::json!({
-        "model_type": "qwen3", "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80,
-        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "tie_word_embeddings": true,
-    });
-    let config = ModelConfig::from_json(&json, "config.json".as_ref()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
     let precision = Precision::Bf16;
-    let specs = Head::Policy.specs(&config);
-    let state = TrainingState::init_random(&dir.path().join("state"), specs, precision, 5).unwrap();
-    let weights = state.weights();
+    let tiny = |head| Tiny::new(tiny_config("qwen3", true, [97, 48, 80], [6, 2]), head, precision, None);
+    let policy = tiny(Head::Policy);
+    let weights = policy.state.weights();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
     pool.install(|| {
         counting::wake();
         let options =
             EngineOptions { slots: 4, max_context: 64, max_batch_tokens: 40, kv_memory: None, precision };
-        let mut engine = Engine::new(&config, options).unwrap();
+        let mut engine = Engine::new(&policy.config, options).unwrap();
         let mut bound = engine.bind(&weights);
         for (sequences, len, past) in [(1, 40, 0), (1, 1, 40), (4, 1, 0), (4, 7, 1)] {
             let mut batch = Batch::default();
@@ -49,21 +41,12 @@ fn the_second_time_allocates_nothing() {
             count(); // lazily made things are made
             assert_eq!(count(), 0, "{sequences} sequences of {len} after {past}");
         }
-        train(&config, &state);
+        train(&policy, &tiny(Head::Value));
     });
 }
 
 /// Micro-batches of a policy and of a critic, and scores.
-fn train(config: &ModelConfig, policy: &TrainingState) {
-    let dir = tempfile::tempdir().unwrap();
-    let specs = Head::Value.specs(config);
-    let critic = TrainingState::init_random(&dir.path().join("critic"), specs, Precision::Bf16, 6).unwrap();
-    let options = TrainerOptions {
-        max_tokens: 64,
-        activations: Activations::Recompute,
-        inv_temperature: 1.0,
-        precision: Precision::Bf16,
-    };
+fn train(policy: &Tiny, critic: &Tiny) {
     let batch = TrainBatch {
         tokens: (0..60).collect(),
         lens: vec![20, 30, 10],
@@ -71,11 +54,10 @@ fn train(config: &ModelConfig, policy: &TrainingState) {
         columns: vec![vec![-4.0; 60], vec![1.0; 60]],
     };
     let policy_loss = PolicyLoss { clip_range_low: 0.2, clip_range_high: 0.2, dual_clip: None, kl_coef: 0.0 };
-    for (head, state, objective) in [
-        (Head::Policy, policy, Objective::Policy(policy_loss)),
-        (Head::Value, &critic, Objective::Value { clip_range: Some(0.2) }),
-    ] {
-        let (weights, mut trainer) = (state.weights(), Trainer::new(config, head, &options));
+    for (tiny, objective) in
+        [(policy, Objective::Policy(policy_loss)), (critic, Objective::Value { clip_range: Some(0.2) })]
+    {
+        let (weights, mut trainer) = (tiny.state.weights(), tiny.trainer(64, Activations::Recompute, 1.0));
         let mut count = || {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             assert!(trainer.accumulate(&weights, &batch, &objective).unwrap().loss.is_finite());
@@ -83,6 +65,6 @@ fn train(config: &ModelConfig, policy: &TrainingState) {
             ALLOCATIONS.load(Ordering::Relaxed) - before
         };
         count();
-        assert_eq!(count(), 0, "{head:?}");
+        assert_eq!(count(), 0, "{:?}", tiny.head);
     }
 }

@@ -1,77 +1,41 @@
 //! The sampler and the trainer compute one number: bit for bit, whatever shares the batch.
 
-mod packed;
+mod common;
 
-use packed::packed;
+use common::{Tiny, packed, tiny_config};
 use toolsmith_graphs::cpu;
 use toolsmith_models::{
     Error,
     batch::{Batch, Decode, Objective, PolicyLoss},
-    config::ModelConfig,
     engine::{Engine, EngineOptions},
-    live::TrainingState,
-    trainer::{Activations, AdamW, Head, Trainer, TrainerOptions},
+    trainer::{Activations, AdamW, Head, Trainer},
     weights::Precision,
 };
-
-fn config(kind: &str, tied: bool) -> ModelConfig {
-    let json = serde_json::json!({
-        "architectures": [match kind { "llama" => "LlamaForCausalLM", "qwen2" => "Qwen2ForCausalLM", _ => "Qwen3ForCausalLM" }],
-        "model_type": kind, "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80,
-        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "tie_word_embeddings": tied, "hidden_act": "silu", "torch_dtype": "bfloat16",
-    });
-    ModelConfig::from_json(&json, "config.json".as_ref()).unwrap()
-}
 
 fn tokens(n: usize, seed: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * 31 + seed * 17 + i * i * 7) % 97) as u32).collect()
 }
 
-struct Model {
-    config: ModelConfig,
-    precision: Precision,
-    state: TrainingState,
-    _dir: tempfile::TempDir,
+fn model(kind: &str, tied: bool, precision: Precision, head: Head) -> Tiny {
+    Tiny::new(tiny_config(kind, tied, [97, 48, 80], [6, 2]), head, precision, Some(1.0))
 }
 
-impl Model {
-    fn new(kind: &str, tied: bool, precision: Precision, head: Head) -> Self {
-        let config = config(kind, tied);
-        let dir = tempfile::tempdir().unwrap();
-        let specs = head.specs(&config);
-        let mut state = TrainingState::init_random(&dir.path().join("state"), specs, precision, 5).unwrap();
-        // The usual deviation of 0.02 leaves such a small model nearly uniform; make its distribution matter.
-        for p in &mut state.params_mut() {
-            p.set(|i| ((i * 2654435761) % 1000) as f32 / 1000.0 - 0.5);
-        }
-        Self { config, precision, state, _dir: dir }
-    }
+fn trainer(model: &Tiny, activations: Activations) -> Trainer {
+    model.trainer(400, activations, 1.0 / 0.7)
+}
 
-    fn trainer(&self, head: Head, activations: Activations) -> Trainer {
-        let options = TrainerOptions {
-            max_tokens: 400,
-            activations,
-            inv_temperature: 1.0 / 0.7,
-            precision: self.precision,
-        };
-        Trainer::new(&self.config, head, &options)
-    }
+fn engine(model: &Tiny, slots: usize) -> Engine {
+    Engine::new(&model.config, options(model, slots)).unwrap()
+}
 
-    fn engine(&self, slots: usize) -> Engine {
-        Engine::new(&self.config, self.options(slots)).unwrap()
-    }
-
-    fn options(&self, slots: usize) -> EngineOptions {
-        let precision = self.precision;
-        EngineOptions { slots, max_context: 160, max_batch_tokens: 320, kv_memory: None, precision }
-    }
+fn options(model: &Tiny, slots: usize) -> EngineOptions {
+    let precision = model.state.precision();
+    EngineOptions { slots, max_context: 160, max_batch_tokens: 320, kv_memory: None, precision }
 }
 
 /// Log-probability of every token after the first, decoded one at a time after a prefill of `prefill` tokens.
-fn decoded(model: &Model, sequence: &[u32], prefill: usize) -> Vec<f32> {
-    let mut engine = model.engine(3);
+fn decoded(model: &Tiny, sequence: &[u32], prefill: usize) -> Vec<f32> {
+    let mut engine = engine(model, 3);
     let weights = model.state.weights();
     let mut bound = engine.bind(&weights);
     let mut logprobs = vec![0.0; prefill];
@@ -93,10 +57,10 @@ fn decoded(model: &Model, sequence: &[u32], prefill: usize) -> Vec<f32> {
 fn sampled_log_probabilities_are_the_trained_ones() {
     for (kind, tied) in [("llama", true), ("qwen2", false), ("qwen3", true)] {
         for precision in [Precision::Bf16, Precision::F32] {
-            let model = Model::new(kind, tied, precision, Head::Policy);
+            let model = model(kind, tied, precision, Head::Policy);
             let sequences = vec![tokens(7, 1), tokens(131, 2), tokens(40, 3)];
             let weights = model.state.weights();
-            let mut trainer = model.trainer(Head::Policy, Activations::Keep);
+            let mut trainer = trainer(&model, Activations::Keep);
             let all = trainer.forward(&weights, &packed(&sequences)).unwrap().to_vec();
             let alone = trainer.forward(&weights, &packed(&sequences[1..2])).unwrap();
             assert_eq!(all[7..138], alone[..], "{kind} {precision:?}: packing changed bits");
@@ -111,10 +75,10 @@ fn sampled_log_probabilities_are_the_trained_ones() {
 
 #[test]
 fn a_shared_prefix_is_as_good_as_a_prefill() {
-    let model = Model::new("llama", true, Precision::Bf16, Head::Policy);
+    let model = model("llama", true, Precision::Bf16, Head::Policy);
     let weights = model.state.weights();
     let (prompt, next) = (tokens(50, 4), tokens(3, 5));
-    let mut engine = model.engine(3);
+    let mut engine = engine(&model, 3);
     let mut bound = engine.bind(&weights);
     let mut batch = Batch::default();
     batch.push(0, 0, &prompt, false);
@@ -131,9 +95,9 @@ fn a_shared_prefix_is_as_good_as_a_prefill() {
 /// 160 positions take 3 blocks of 64; a block is 2 layers of keys and values for 2 heads of 16 in bf16: 16,384 bytes.
 #[test]
 fn kv_memory_bounds_the_blocks_and_a_full_cache_is_an_error() {
-    let model = Model::new("llama", true, Precision::Bf16, Head::Policy);
+    let model = model("llama", true, Precision::Bf16, Head::Policy);
     let engine = |kv_memory| {
-        let options = EngineOptions { kv_memory: Some(kv_memory), ..model.options(3) };
+        let options = EngineOptions { kv_memory: Some(kv_memory), ..options(&model, 3) };
         Engine::new(&model.config, options)
     };
     let Err(small) = engine(2 * 16_384) else { panic!("two blocks do not hold a context") };
@@ -165,11 +129,11 @@ fn kv_memory_bounds_the_blocks_and_a_full_cache_is_an_error() {
 #[test]
 fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
     for precision in [Precision::Bf16, Precision::F32] {
-        let model = Model::new("qwen3", true, precision, Head::Policy);
+        let model = model("qwen3", true, precision, Head::Policy);
         let weights = model.state.weights();
         let mut batch = packed(&[tokens(30, 1), tokens(21, 2)]);
         batch.weights[12] = 0.0;
-        let mut plain = model.trainer(Head::Policy, Activations::Keep);
+        let mut plain = trainer(&model, Activations::Keep);
         let old = plain.forward(&weights, &batch).unwrap().to_vec();
         let advantages = (0..51).map(|i| (i % 7) as f32 - 3.0).collect::<Vec<_>>();
         batch.columns = vec![old.clone(), advantages.clone()];
@@ -190,10 +154,10 @@ fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
             .sum();
         assert!((loss - expected).abs() < 1e-6, "{loss} {expected}");
         let kept = plain.prepare(&objective, Activations::Keep).unwrap();
-        let mut thrifty = model.trainer(Head::Policy, Activations::Recompute);
+        let mut thrifty = trainer(&model, Activations::Recompute);
         let least = thrifty.prepare(&objective, Activations::Recompute).unwrap();
         assert_eq!((kept.recomputed, least.recomputed), (0, least.layers));
-        let mut within = model.trainer(Head::Policy, Activations::Keep);
+        let mut within = trainer(&model, Activations::Keep);
         let some = within.prepare(&objective, Activations::Within(kept.bytes - 1)).unwrap();
         assert!(0 < some.recomputed && some.recomputed < some.layers && some.bytes < kept.bytes, "{some:?}");
         for trainer in [&mut thrifty, &mut within] {
@@ -205,7 +169,7 @@ fn the_ratio_is_one_and_checkpointing_changes_no_bit() {
                 assert!(plain.gradient(i).iter().any(|g| *g != 0.0), "{name} has no gradient");
             }
         }
-        let mut none = model.trainer(Head::Policy, Activations::Within(least.bytes - 1));
+        let mut none = trainer(&model, Activations::Within(least.bytes - 1));
         let error = none.accumulate(&weights, &batch, &objective).unwrap_err();
         assert!(matches!(error, Error::Memory { least: l, given } if l == least.bytes && given == l - 1));
     }
@@ -216,8 +180,8 @@ fn steps_descend_for_both_heads() {
     for (head, objective) in
         [(Head::Policy, Objective::CrossEntropy), (Head::Value, Objective::Value { clip_range: None })]
     {
-        let mut model = Model::new("llama", false, Precision::Bf16, head);
-        let mut trainer = model.trainer(head, Activations::Recompute);
+        let mut model = model("llama", false, Precision::Bf16, head);
+        let mut trainer = trainer(&model, Activations::Recompute);
         let mut batch = packed(&[tokens(30, 1), tokens(21, 2)]);
         batch.columns = vec![vec![0.0; 51], vec![1.0; 51]];
         let hyper = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
@@ -234,8 +198,8 @@ fn steps_descend_for_both_heads() {
 
 #[test]
 fn a_batch_that_does_not_fit_is_an_error() {
-    let model = Model::new("llama", true, Precision::F32, Head::Policy);
-    let mut trainer = model.trainer(Head::Policy, Activations::Keep);
+    let model = model("llama", true, Precision::F32, Head::Policy);
+    let mut trainer = trainer(&model, Activations::Keep);
     let weights = model.state.weights();
     let too_many = trainer.forward(&weights, &packed(&[tokens(402, 1)])).unwrap_err();
     assert_eq!(too_many.to_string(), "batch: a batch of 401 tokens to run exceeds the trainer's 400");

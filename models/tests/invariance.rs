@@ -21,9 +21,8 @@ use toolsmith_models::{
 };
 
 mod common;
-mod packed;
 
-use packed::packed;
+use common::packed;
 
 /// A model, and text for it.
 struct Subject {

@@ -1,10 +1,12 @@
 //! What moments in bf16 cost: a small model learns the same task with either, and the curves stay together.
 
+mod common;
+
+use common::{Tiny, tiny_config};
 use toolsmith_models::{
     batch::{Objective, TrainBatch},
-    config::ModelConfig,
-    live::{Format, TrainingState},
-    trainer::{Activations, AdamW, Head, Trainer, TrainerOptions},
+    live::Format,
+    trainer::{Activations, AdamW, Head},
     weights::Precision,
 };
 
@@ -21,26 +23,16 @@ fn batch(step: usize) -> TrainBatch {
 
 /// Mean losses over each fifth of the steps.
 fn curve(moments: Precision) -> [f64; 5] {
-    let json = serde_json::json!({
-        "model_type": "qwen3", "vocab_size": 32, "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
-        "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "tie_word_embeddings": true,
-    });
-    let config = ModelConfig::from_json(&json, "config.json".as_ref()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let precision = Precision::Bf16;
-    let (specs, format) = (Head::Policy.specs(&config), Format { precision, moments });
-    let mut state = TrainingState::init_random(&dir.path().join("state"), specs, format, 1).unwrap();
-    let options =
-        TrainerOptions { max_tokens: 256, activations: Activations::Keep, inv_temperature: 1.0, precision };
-    let mut trainer = Trainer::new(&config, Head::Policy, &options);
+    let format = Format { precision: Precision::Bf16, moments };
+    let config = tiny_config("qwen3", true, [32, 64, 128], [4, 4]);
+    let mut tiny = Tiny::new(config, Head::Policy, format, None);
+    let mut trainer = tiny.trainer(256, Activations::Keep, 1.0);
     let hyper = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
     let mut fifths = [0.0; 5];
     for step in 0..STEPS {
-        let out = trainer.accumulate(&state.weights(), &batch(step), &Objective::CrossEntropy).unwrap();
+        let out = trainer.accumulate(&tiny.state.weights(), &batch(step), &Objective::CrossEntropy).unwrap();
         fifths[step * 5 / STEPS] += out.loss * 5.0 / STEPS as f64;
-        trainer.step(&mut state, &hyper, 1.0).unwrap();
+        trainer.step(&mut tiny.state, &hyper, 1.0).unwrap();
     }
     fifths
 }

@@ -1,56 +1,24 @@
 //! A small model's batch is trained in parts, on any number of threads with the same bits.
 
-mod packed;
+mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use packed::packed;
+use common::{Tiny, packed, tiny_config};
 use toolsmith_graphs::{Params, cpu::Mat};
 use toolsmith_models::{
     Error,
     batch::{Objective, TrainBatch},
-    config::ModelConfig,
-    live::TrainingState,
-    trainer::{Activations, AdamW, Head, Trainer, TrainerOptions},
+    trainer::{Activations, AdamW, Head, Trainer},
     weights::Precision,
 };
 
-const MAX_TOKENS: usize = 2048;
-
-struct Small {
-    config: ModelConfig,
-    state: TrainingState,
-    _dir: tempfile::TempDir,
+fn small(precision: Precision) -> Tiny {
+    Tiny::new(tiny_config("qwen3", true, [61, 32, 48], [2, 1]), Head::Policy, precision, Some(1.0))
 }
 
-impl Small {
-    fn new(precision: Precision) -> Self {
-        let json = serde_json::json!({
-            "model_type": "qwen3", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48,
-            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-            "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-            "tie_word_embeddings": true,
-        });
-        let config = ModelConfig::from_json(&json, "config.json".as_ref()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let specs = Head::Policy.specs(&config);
-        let path = dir.path().join("state");
-        let mut state = TrainingState::init_random(&path, specs, precision, 5).unwrap();
-        for p in &mut state.params_mut() {
-            p.set(|i| ((i * 2654435761) % 1000) as f32 / 1000.0 - 0.5);
-        }
-        Self { config, state, _dir: dir }
-    }
-
-    fn trainer(&self) -> Trainer {
-        let options = TrainerOptions {
-            max_tokens: MAX_TOKENS,
-            activations: Activations::Keep,
-            inv_temperature: 1.0,
-            precision: self.state.precision(),
-        };
-        Trainer::new(&self.config, Head::Policy, &options)
-    }
+fn trainer(small: &Tiny) -> Trainer {
+    small.trainer(2048, Activations::Keep, 1.0)
 }
 
 fn floats(mat: Mat) -> Vec<f32> {
@@ -91,8 +59,8 @@ fn no_bit_depends_on_the_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut small = Small::new(Precision::Bf16);
-            let mut trainer = small.trainer();
+            let mut small = small(Precision::Bf16);
+            let mut trainer = trainer(&small);
             let mut seen = vec![];
             for batch in batches() {
                 let weights = small.state.weights();
@@ -120,13 +88,13 @@ fn no_bit_depends_on_the_threads() {
 
 #[test]
 fn parts_come_to_what_the_sequences_come_to_alone() {
-    let small = Small::new(Precision::F32);
+    let small = small(Precision::F32);
     let weights = small.state.weights();
     for batch in batches() {
-        let mut trainer = small.trainer();
-        let out = trainer.accumulate(&weights, &batch, &Objective::CrossEntropy).unwrap();
+        let (mut together, mut alone) = (trainer(&small), trainer(&small));
+        let out = together.accumulate(&weights, &batch, &Objective::CrossEntropy).unwrap();
         let (loss, outputs) = (out.loss, out.outputs.to_vec());
-        let (mut alone, mut total, mut start) = (small.trainer(), 0.0, 0);
+        let (mut total, mut start) = (0.0, 0);
         for &len in &batch.lens {
             let own = start..start + len;
             let one = TrainBatch {
@@ -141,8 +109,8 @@ fn parts_come_to_what_the_sequences_come_to_alone() {
             start += len;
         }
         assert!((loss - total).abs() < 1e-5 * total.abs(), "{loss} {total}");
-        for (i, spec) in trainer.specs().iter().enumerate() {
-            let (sum, own) = (trainer.gradient(i), alone.gradient(i));
+        for (i, spec) in together.specs().iter().enumerate() {
+            let (sum, own) = (together.gradient(i), alone.gradient(i));
             let size = own.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
             assert!(size > 0.0, "{} has no gradient", spec.name);
             let far = sum.iter().zip(&own).fold(0.0, |a: f32, (x, y)| a.max((x - y).abs()));
@@ -155,8 +123,8 @@ fn parts_come_to_what_the_sequences_come_to_alone() {
 /// Cutting a batch costs few of the rows that samples of a prompt save.
 #[test]
 fn samples_of_a_prompt_stay_together() {
-    let small = Small::new(Precision::F32);
-    let (mut trainer, weights) = (small.trainer(), small.state.weights());
+    let small = small(Precision::F32);
+    let (mut trainer, weights) = (trainer(&small), small.state.weights());
     let mut rows = |batch| {
         trainer
             .forward(&weights, &batch)
@@ -194,8 +162,8 @@ fn a_step_after_a_failure_is_as_if_it_had_not_been() {
     for (batch, part) in [(packed(&even[..15]), 1), (packed(&even), 1)].map(|(b, n)| (b, packed(&even[..n])))
     {
         let after = |fails: bool| {
-            let mut small = Small::new(Precision::F32);
-            let (mut trainer, weights) = (small.trainer(), small.state.weights());
+            let mut small = small(Precision::F32);
+            let (mut trainer, weights) = (trainer(&small), small.state.weights());
             if fails {
                 let mut accumulate = |batch: &TrainBatch, broken: usize| {
                     let weights = Broken { weights: &weights, reads: AtomicUsize::new(0), broken };
@@ -223,8 +191,8 @@ fn a_step_after_a_failure_is_as_if_it_had_not_been() {
 
 #[test]
 fn a_token_outside_the_vocabulary_is_named() {
-    let small = Small::new(Precision::F32);
-    let (mut trainer, weights) = (small.trainer(), small.state.weights());
+    let small = small(Precision::F32);
+    let (mut trainer, weights) = (trainer(&small), small.state.weights());
     let mut batch = packed(&[sequence(30, 1), sequence(9, 2)]);
     batch.tokens[38] = 61;
     let failed = [
