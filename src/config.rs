@@ -419,7 +419,7 @@ pub struct RlConfig {
     pub num_generations: usize,
     /// Passes over a step's trajectories.
     pub num_iterations: usize,
-    /// Mini-batches (optimizer steps) a pass.
+    /// Mini-batches (optimizer steps) a pass, each of whole problems: all samples of one are in the same.
     pub num_mini_batches: usize,
     /// Tokens that a micro-batch runs at most, what samples of a problem begin with counted once: bounds memory, does not
     /// change the gradient.

@@ -140,9 +140,9 @@ impl Config {
         )?;
         require(rl.num_iterations > 0, "rl.num_iterations", "must be positive")?;
         require(
-            (1..=rl.prompts_per_step * rl.num_generations).contains(&rl.num_mini_batches),
+            (1..=rl.prompts_per_step).contains(&rl.num_mini_batches),
             "rl.num_mini_batches",
-            "must be between 1 and the trajectories of a step",
+            "must be between 1 and rl.prompts_per_step",
         )?;
         require(rl.micro_batch_tokens > 0, "rl.micro_batch_tokens", "must be positive")?;
         require(

@@ -1,7 +1,8 @@
 //! One reinforcement step, top to bottom, for PPO and GRPO.
 //!
 //! Problems → rollout → reward → critic values and reference log-probabilities → advantages →
-//! `num_iterations` passes over `num_mini_batches` mini-batches, each cut into micro-batches → optimizer steps.
+//! `num_iterations` passes over `num_mini_batches` mini-batches of whole problems, each cut into micro-batches → optimizer
+//! steps.
 //!
 //! PPO (arXiv 1707.06347) learns a critic beside the policy and uses GAE; GRPO (arXiv 2402.03300) has none and
 //! compares the samples of one problem. Both end in the same clipped loss. The old log-probabilities are the
@@ -164,12 +165,8 @@ pub fn step(
     let mut sums = Sums::default();
     let mut value_sums = Sums::default();
     for iteration in 0..rl.num_iterations {
-        let mut order: Vec<usize> = (0..trajectories.len()).collect();
-        Rng::new(derive(config.run.seed, ORDER), step as u32, iteration as u32).shuffle(&mut order);
-        for mini_batch in even_chunks(&order, rl.num_mini_batches) {
-            // Samples of a problem one behind the other: a pass runs what they have in common once.
-            let mut mini_batch = mini_batch.to_vec();
-            mini_batch.sort_unstable();
+        let rng = Rng::new(derive(config.run.seed, ORDER), step as u32, iteration as u32);
+        for mini_batch in mini_batches(rl, requests.len(), rng) {
             if !critic_only {
                 let aggregation = rl.loss_aggregation;
                 descend(config, policy, &policy_view, &mini_batch, aggregation, &objective, lr, &mut sums)?;
@@ -378,9 +375,21 @@ pub(super) fn rollout_metrics(
     metrics.put("perf/rollout_s", stats.wall_s);
 }
 
-/// `n` runs of nearly equal length that make up `items`.
-fn even_chunks<T>(items: &[T], n: usize) -> impl Iterator<Item = &[T]> {
-    (0..n).map(move |i| &items[items.len() * i / n..items.len() * (i + 1) / n])
+/// The trajectories of each of a pass's mini-batches: about as many of the `problems` each, drawn by `rng`, with all their
+/// samples one behind the other. What these have in common is then run once.
+pub(super) fn mini_batches(
+    rl: &RlConfig,
+    problems: usize,
+    mut rng: Rng,
+) -> impl Iterator<Item = Vec<usize>> + use<> {
+    let (n, samples) = (rl.num_mini_batches, rl.num_generations);
+    let mut order: Vec<usize> = (0..problems).collect();
+    rng.shuffle(&mut order);
+    (0..n).map(move |i| {
+        let mut problems = order[order.len() * i / n..order.len() * (i + 1) / n].to_vec();
+        problems.sort_unstable();
+        problems.into_iter().flat_map(|problem| problem * samples..(problem + 1) * samples).collect()
+    })
 }
 
 fn narrow(row: &[f64]) -> Vec<f32> {

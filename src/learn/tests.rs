@@ -13,11 +13,12 @@ use toolsmith_sandbox::tool::python_spec;
 use super::batches::{Sequence, pack};
 use super::live::{LiveModel, LivePolicy, Sampler};
 use super::memory::Footprint;
-use super::ppo::{Actor, Task};
+use super::ppo::{Actor, Task, mini_batches};
 use super::problems::Problems;
 use super::stages::{Event, Inputs, Surroundings, train};
 use super::{Error, Learner, Scorer};
 use crate::config::{Aggregation, Algorithm, Config, Dtype, MomentType};
+use crate::rng::Rng;
 use crate::rollout::tools::Function;
 use crate::rollout::{Call, ToolOutput, Trajectory};
 use crate::run_dir::{Metrics, RunDir, Stage};
@@ -222,6 +223,21 @@ fn the_first_ratio_is_exactly_one() {
             }
         });
     }
+}
+
+#[test]
+fn mini_batches_are_of_whole_problems() {
+    let mut config = minuscule();
+    (config.rl.num_generations, config.rl.num_mini_batches) = (4, 3);
+    let drawn = |seed| mini_batches(&config.rl, 7, Rng::new(seed, 0, 0)).collect::<Vec<_>>();
+    let passes: Vec<_> = (0..20).map(drawn).collect();
+    for pass in &passes {
+        assert_eq!(pass.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 12]);
+        let problems = pass.iter().flatten().copied().collect::<Vec<_>>();
+        assert!(problems.chunks(4).all(|s| s[0] % 4 == 0 && s.windows(2).all(|s| s[0] + 1 == s[1])));
+        assert_eq!(problems.iter().collect::<std::collections::BTreeSet<_>>().len(), 28);
+    }
+    assert!((0..28).step_by(4).all(|i| passes.iter().any(|pass| pass[0].contains(&i))), "always the same");
 }
 
 /// The gradient of a mini-batch does not depend on how it is cut into micro-batches.
