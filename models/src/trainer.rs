@@ -280,11 +280,11 @@ impl Trainer {
             self.optimizer = Some((constants, max_grad_norm, optimizer));
         }
         let (.., optimizer) = self.optimizer.as_mut().expect("compiled above");
-        let used = std::mem::replace(&mut self.used, 1);
-        let grads = &mut self.grads[..used];
+        let grads = &mut self.grads[..self.used];
         let mut masters = Masters(state.params_mut());
         // Inside the pool once, rather than entering it for every kernel.
         let norm = rayon::scope(|_| optimizer.step(grads, &mut masters, hyper.lr, step, 1.0))?;
+        self.used = 1;
         state.set_step(step);
         Ok(norm)
     }
