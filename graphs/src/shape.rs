@@ -1,8 +1,8 @@
 //! Run-time shapes: what a dimension may be, how many elements follow from it, and how luminal's
 //! `ShapeTracker` is read.
 //!
-//! A dimension is a constant or one of two numbers known at execution: the packed tokens of a batch
-//! (luminal's symbol `t`) and the rows selected from them (`r`). Slices and padding are deliberately absent.
+//! A dimension is a constant or one of three numbers known at execution: the packed tokens of a batch (luminal's symbol `t`),
+//! the rows selected from them (`r`) and the different tokens among them (`d`). Slices and padding are deliberately absent.
 
 use luminal::shape::{
     symbolic::{Expression, Term},
@@ -18,6 +18,8 @@ pub enum Dim {
     Tokens,
     /// The rows selected from those tokens, for instance the ones whose logits are wanted.
     Rows,
+    /// The different ones among those tokens.
+    Distinct,
 }
 
 /// Dimensions, outermost first; empty for a scalar.
@@ -45,6 +47,7 @@ impl Dim {
             Dim::Fixed(n) => Expression::from(n),
             Dim::Tokens => Expression::from('t'),
             Dim::Rows => Expression::from('r'),
+            Dim::Distinct => Expression::from('d'),
         }
     }
 
@@ -53,31 +56,35 @@ impl Dim {
             [Term::Num(n)] => Dim::Fixed(*n as usize),
             [Term::Var('t')] => Dim::Tokens,
             [Term::Var('r')] => Dim::Rows,
-            _ => panic!("dimension {e:?} is neither a constant, t nor r"),
+            [Term::Var('d')] => Dim::Distinct,
+            _ => panic!("dimension {e:?} is neither a constant, t, r nor d"),
         }
     }
 }
 
-/// The two symbols' values.
+/// The symbols' values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Packed tokens.
     pub tokens: usize,
     /// Selected rows.
     pub rows: usize,
+    /// Different tokens among the packed ones: no more than those.
+    pub distinct: usize,
 }
 
-/// A number of elements `coef · tᵃ · rᵇ`.
+/// A number of elements `coef · tᵃ · rᵇ · dᶜ`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     coef: usize,
     tokens: u8,
     rows: u8,
+    distinct: u8,
 }
 
 impl Size {
     /// One element.
-    pub const ONE: Size = Size { coef: 1, tokens: 0, rows: 0 };
+    pub const ONE: Size = Size { coef: 1, tokens: 0, rows: 0, distinct: 0 };
 
     /// The elements of a shape.
     pub fn of(dims: &[Dim]) -> Self {
@@ -89,6 +96,7 @@ impl Size {
             Dim::Fixed(n) => self.coef *= n,
             Dim::Tokens => self.tokens += 1,
             Dim::Rows => self.rows += 1,
+            Dim::Distinct => self.distinct += 1,
         }
         self
     }
@@ -102,6 +110,9 @@ impl Size {
         }
         for _ in 0..self.rows {
             n *= e.rows;
+        }
+        for _ in 0..self.distinct {
+            n *= e.distinct;
         }
         n
     }

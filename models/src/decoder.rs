@@ -148,14 +148,14 @@ impl<'a> Decoder<'a> {
     /// The residual stream after the last layer for `ids[t]` at `positions[t]`: `[t, hidden]`, or `[r, hidden]` of `rows[r]`
     /// alone. Each layer is a region of activation checkpointing.
     ///
-    /// With `vocabulary`, all token ids `[vocab]`, the first layer's queries, keys and values, which depend on a token alone, are
-    /// computed once for each token there is: worth it where a batch is several vocabularies long. They are the same bits.
+    /// With `distinct`, the different ids `[d]` and which of them each token is `[t]`, the first layer's queries, keys and values,
+    /// which depend on a token alone until they are turned by its position, are computed once for each id. They are the same bits.
     pub fn layers(
         &self,
         ids: &Tensor,
         positions: &Tensor,
         rows: Option<&Tensor>,
-        vocabulary: Option<&Tensor>,
+        distinct: Option<[&Tensor; 2]>,
     ) -> Tensor {
         let segments = self.graph.segments();
         let table = self.param("model.embed_tokens.weight");
@@ -164,8 +164,9 @@ impl<'a> Decoder<'a> {
         for layer in 0..=last {
             let rows = rows.filter(|_| layer == last);
             x = self.graph.region(|| {
-                let all = vocabulary.filter(|_| layer == 0).map(|all| self.qkv(&table.embedding(all), layer));
-                let qkv = all.map(|qkv| qkv.map(|of| of.gather_rows(ids)));
+                let qkv = distinct.filter(|_| layer == 0).map(|[ids, which]| {
+                    self.qkv(&table.embedding(ids), layer).map(|of| of.gather_rows(which))
+                });
                 self.layer(x, layer, qkv, &segments, positions, rows)
             });
         }

@@ -142,7 +142,7 @@ impl<'a> Bindings<'a> {
     /// Nothing bound, `tokens` packed tokens and `rows` selected rows.
     pub fn new(tokens: usize, rows: usize) -> Self {
         Bindings {
-            extent: Extent { tokens, rows },
+            extent: Extent { tokens, rows, distinct: 0 },
             params: None,
             grads: None,
             summands: &mut [],
@@ -153,6 +153,12 @@ impl<'a> Bindings<'a> {
             f32s: [&[]; MAX_F32],
             u32s: [&[]; MAX_U32],
         }
+    }
+
+    /// Says how many different tokens there are among the packed ones, for a graph that asks.
+    pub fn distinct(mut self, n: usize) -> Self {
+        self.extent.distinct = n;
+        self
     }
 
     /// Binds parameters.

@@ -134,7 +134,7 @@ impl Plan {
 
     fn check(&self, b: &mut Bindings<'_>) -> Result<(), Error> {
         let (e, c) = (b.extent, self.capacity);
-        if e.tokens > c.tokens || e.rows > c.rows {
+        if e.tokens > c.tokens || e.rows > c.rows || e.distinct > e.tokens {
             return Err(Error::Capacity { found: e, capacity: c });
         }
         let bound =

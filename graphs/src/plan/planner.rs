@@ -64,7 +64,8 @@ impl<'g> Planner<'g> {
             let kept: BTreeSet<Key> = outputs.iter().map(|t| (t.id.index(), t.out)).collect();
             drafts = fuse::run(drafts, &kept, &self.scalars());
         }
-        let capacity = Extent { tokens: self.options.tokens, rows: self.options.rows };
+        let Options { tokens, rows, .. } = self.options;
+        let capacity = Extent { tokens, rows, distinct: tokens };
         // A bf16 model may keep some parameters in f32.
         let scratch = |d: &Draft| {
             let bf16 = if self.options.bf16 { d.kernel.scratch(capacity, true) } else { 0 };

@@ -326,7 +326,7 @@ mod tests {
         let dims = vec![Dim::Tokens, Dim::Fixed(3), Dim::Fixed(4)];
         let full = vec![Some(Size::of(&dims[1..])), Some(Size::of(&dims[2..])), Some(Size::ONE)];
         let column = vec![Some(Size::ONE), None, None];
-        let e = Extent { tokens: 5, rows: 0 };
+        let e = Extent { tokens: 5, ..Extent::default() };
         let k = PrimitiveKernel {
             op: Primitive::Add,
             dims: dims.clone(),

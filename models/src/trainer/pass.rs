@@ -21,8 +21,9 @@ use crate::{
     weights::Precision,
 };
 
-/// Vocabularies that a batch has to have room for if the first layer is to compute what depends on a token alone once a token.
-const VOCABULARIES: usize = 4;
+/// Tokens of a vocabulary so small that a batch holds the same ones many times: the first layer computes what depends on a token
+/// alone once for each.
+const FEW_TOKENS: usize = 512;
 
 /// A compiled objective: outputs are the numbers of the scored tokens and, with an objective, the loss.
 pub(super) struct Pass {
@@ -30,8 +31,8 @@ pub(super) struct Pass {
     ids: U32Input,
     positions: U32Input,
     predicting: U32Input,
-    /// All token ids, where they are few.
-    vocabulary: Option<(U32Input, Vec<u32>)>,
+    /// The different tokens, and which of them each token is, where they are few.
+    distinct: Option<[U32Input; 2]>,
     targets: Option<U32Input>,
     inv_temperature: Option<F32Input>,
     weights: Option<F32Input>,
@@ -54,9 +55,11 @@ impl Pass {
         let ids = g.u32_input("ids", &[Dim::Tokens]);
         let positions = g.u32_input("positions", &[Dim::Tokens]);
         let rows = g.u32_input("rows", &[Dim::Rows]);
-        let few = VOCABULARIES * config.vocab_size <= options.max_tokens;
-        let all = few.then(|| g.u32_input("vocabulary", &[config.vocab_size.into()]));
-        let x = decoder.final_norm(&decoder.layers(&ids, &positions, Some(&rows), all.as_ref()));
+        let distinct = (config.vocab_size <= FEW_TOKENS.min(options.max_tokens)).then(|| {
+            [("distinct", Dim::Distinct), ("which", Dim::Tokens)].map(|(name, n)| g.u32_input(name, &[n]))
+        });
+        let distinct = distinct.as_ref().map(|[ids, which]| [ids, which]);
+        let x = decoder.final_norm(&decoder.layers(&ids, &positions, Some(&rows), distinct));
         let outputs = match head {
             Head::Policy => {
                 let targets = g.u32_input("targets", &[Dim::Rows]);
@@ -82,10 +85,10 @@ impl Pass {
             ids: plan.u32_input("ids")?,
             positions: plan.u32_input("positions")?,
             predicting: plan.u32_input("rows")?,
-            vocabulary: plan
-                .u32_input("vocabulary")
-                .ok()
-                .map(|i| (i, (0..config.vocab_size as u32).collect())),
+            distinct: match (plan.u32_input("distinct"), plan.u32_input("which")) {
+                (Ok(ids), Ok(which)) => Some([ids, which]),
+                _ => None,
+            },
             targets: plan.u32_input("targets").ok(),
             inv_temperature: plan.f32_input("inv_temperature").ok(),
             weights: plan.f32_input("weights").ok(),
@@ -110,6 +113,9 @@ impl Pass {
     /// If they are more than the plan has memory for.
     pub fn lay_out(&mut self, batch: &TrainBatch, sequences: Range<usize>, start: usize) -> Result<()> {
         self.rows.fill(batch, sequences, start, self.columns.len());
+        if self.distinct.is_some() {
+            self.rows.find_distinct();
+        }
         self.rows.check(self.plan.capacity().tokens)
     }
 
@@ -124,7 +130,8 @@ impl Pass {
         if self.rows.scored.is_empty() {
             return Ok(0.0);
         }
-        let Rows { ids, segments, positions, predicting, targets, weights, columns, .. } = &self.rows;
+        let Rows { ids, segments, positions, predicting, targets, weights, columns, distinct, which, .. } =
+            &self.rows;
         let temperature = [inv_temperature];
         let mut b = Bindings::new(ids.len(), predicting.len())
             .params(params)
@@ -132,8 +139,8 @@ impl Pass {
             .u32(self.ids, ids)
             .u32(self.positions, positions)
             .u32(self.predicting, predicting);
-        if let Some((input, all)) = &self.vocabulary {
-            b = b.u32(*input, all);
+        if let Some(inputs) = self.distinct {
+            b = b.distinct(distinct.len()).u32(inputs[0], distinct).u32(inputs[1], which);
         }
         if let Some(grads) = grads {
             b = b.grads(grads);

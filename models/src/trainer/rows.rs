@@ -33,6 +33,11 @@ pub(super) struct Rows {
     pub targets: Vec<u32>,
     pub weights: Vec<f32>,
     pub columns: Vec<Vec<f32>>,
+    /// The different tokens run, in the order in which they first occur, and which of them each token run is.
+    pub distinct: Vec<u32>,
+    pub which: Vec<u32>,
+    /// Where among the different tokens a token stands, while they are being found.
+    place: Vec<u32>,
     sequences: Vec<Sequence>,
 }
 
@@ -73,6 +78,22 @@ impl Rows {
             rows.clear();
             rows.extend(scored.iter().map(|&i| column[i]));
         }
+    }
+
+    /// Finds the different tokens among those laid out.
+    pub fn find_distinct(&mut self) {
+        const NOWHERE: u32 = u32::MAX;
+        let most = self.ids.iter().max().map_or(0, |&id| id as usize + 1);
+        self.place.resize(self.place.len().max(most), NOWHERE);
+        for &id in &self.ids {
+            let place = &mut self.place[id as usize];
+            if *place == NOWHERE {
+                *place = self.distinct.len() as u32;
+                self.distinct.push(id);
+            }
+            self.which.push(*place);
+        }
+        self.distinct.iter().for_each(|&id| self.place[id as usize] = NOWHERE);
     }
 
     /// Compares the batch with what the plan has memory for.
@@ -131,13 +152,14 @@ impl Rows {
     }
 
     fn clear(&mut self) {
-        let Rows { ids, segments, positions, predicting, scored, targets, weights, columns: _, sequences } =
-            self;
-        [ids, positions, predicting, targets].into_iter().for_each(Vec::clear);
-        weights.clear();
-        segments.clear();
-        scored.clear();
-        sequences.clear();
+        [&mut self.ids, &mut self.positions, &mut self.predicting, &mut self.targets]
+            .into_iter()
+            .chain([&mut self.distinct, &mut self.which])
+            .for_each(Vec::clear);
+        self.weights.clear();
+        self.segments.clear();
+        self.scored.clear();
+        self.sequences.clear();
     }
 }
 
