@@ -112,14 +112,11 @@ impl RunDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(&path)(e)),
         }
-        for folder in ["rollouts", "checkpoints", "live"] {
-            let folder = path.join(folder);
-            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        }
+        fs::create_dir_all(&path).map_err(Error::io(&path))?;
         files::write_file(&path.join("config.toml"), |out| {
             out.write_all(config.to_commented_toml().as_bytes())
         })?;
-        Self::lock(path)
+        Self::open(path)
     }
 
     /// Opens a run to go on with: its configuration, and the newest checkpoint or `None` where it has none yet.
@@ -133,7 +130,7 @@ impl RunDir {
             return Err(Error::unfit(path, "holds no run to resume (there is no config.toml in it)"));
         }
         let config = Config::read(&file)?;
-        let run = Self::lock(path.to_path_buf())?;
+        let run = Self::open(path.to_path_buf())?;
         checkpoint::remove_scraps(&run.checkpoints())?;
         let checkpoint = checkpoint::latest(&run.checkpoints())?;
         let kept = checkpoint.as_ref().map_or(0, |c| c.metrics_bytes);
@@ -143,7 +140,8 @@ impl RunDir {
         Ok((run, config, checkpoint))
     }
 
-    fn lock(path: PathBuf) -> Result<Self, Error> {
+    /// Takes the lock, and makes what folders there are not: a user may have cleared the rollouts away.
+    fn open(path: PathBuf) -> Result<Self, Error> {
         let file = path.join("config.toml");
         let lock = File::open(&file).map_err(Error::io(&file))?;
         match lock.try_lock() {
@@ -152,6 +150,10 @@ impl RunDir {
                 return Err(Error::unfit(&path, "is in use by another process"));
             }
             Err(fs::TryLockError::Error(e)) => return Err(Error::io(&file)(e)),
+        }
+        for folder in ["rollouts", "checkpoints", "live"] {
+            let folder = path.join(folder);
+            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         }
         let file = path.join("metrics.jsonl");
         let metrics = OpenOptions::new().create(true).append(true).open(&file).map_err(Error::io(&file))?;
@@ -344,6 +346,19 @@ mod tests {
         let (_, _, checkpoint) = RunDir::resume(&path).unwrap();
         assert!(checkpoint.is_none());
         assert_eq!(fs::read_to_string(path.join("metrics.jsonl")).unwrap(), "");
+    }
+
+    #[test]
+    fn a_run_whose_folders_were_cleared_away_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        drop(RunDir::create(Some(&path), &Config::default()).unwrap());
+        for folder in ["rollouts", "checkpoints", "live"] {
+            fs::remove_dir(path.join(folder)).unwrap();
+        }
+        let (run, ..) = RunDir::resume(&path).unwrap();
+        run.write_rollouts(1, &["a"]).unwrap();
+        run.write_checkpoint(Stage::Rl, 1, 1, fill("one")).unwrap();
     }
 
     #[test]
