@@ -14,15 +14,18 @@ use std::ops::Range;
 
 /// Bytes of a row summed in one accumulator before its lanes are added: a tile's rows then fit the first-level cache.
 const KC_BYTES: usize = 4096;
-/// Rows of A in the largest tile: with [`NR`] rows of W, 24 accumulators of 32 registers.
-const MR: usize = 6;
-/// Rows of W in the largest tile.
-const NR: usize = 4;
+/// Rows of W in a tile. With eight of A its sums are the 16 that one tree over lanes adds up.
+const NR: usize = 2;
 /// Rows of W read at once when few rows of A leave memory the bottleneck.
 const STREAMS: usize = 8;
 
-/// Least bytes from a tile of W to what is fetched meanwhile: memory takes as long as a few tiles do.
-const FETCH: usize = 32 * 1024;
+/// Bytes from a tile of W to what is fetched meanwhile, where it goes to the first-level cache.
+const NEXT: usize = 12 * 1024;
+/// Bytes from what is fetched to pages that are touched, whose addresses are then known when their lines are fetched. Found by
+/// measuring: looking them up bounds what two cores read of small pages.
+const PAGES: usize = 256 * 1024;
+/// A page, at least.
+const PAGE: usize = 4096;
 
 /// The operands of a product. `lda`, `ldw`, `ldc` are row strides in elements.
 #[derive(Clone, Copy)]
@@ -53,10 +56,10 @@ impl Cut {
         let threads = par::threads(ns);
         // Rows of A that stay in the second-level cache, then enough pieces of W to share out.
         let row = (k * size).clamp(1, KC_BYTES);
-        let rows = m.div_ceil((384 * 1024 / row).max(8 * MR));
+        let rows = m.div_ceil((384 * 1024 / row).max(48));
         // Many rows are shared out as rows, as by every other kernel: a thread then finds in its cache what it wrote.
-        let rows = if threads > 1 && m >= 16 * MR * threads { rows.max(4 * threads) } else { rows };
-        let mc = m.div_ceil(rows).next_multiple_of(MR);
+        let rows = if threads > 1 && m >= 96 * threads { rows.max(4 * threads) } else { rows };
+        let mc = m.div_ceil(rows).next_multiple_of(8);
         let want = if threads == 1 { 1 } else { (8 * threads).div_ceil(rows).min(ns / 8_000 + threads) };
         Cut { threads, mc, nc: n.div_ceil(want).next_multiple_of(16) }
     }
@@ -82,81 +85,70 @@ multiversion! {
     }
 }
 
-/// One block of columns of a rectangle.
+/// Three rows of A or more: W passes in blocks, and each block once for every strip of A.
 #[inline(always)]
 unsafe fn panel<S: Simd, E: Elem>(g: &Nt<E>, rows: Range<usize>, cols: Range<usize>, k: Range<usize>) {
-    // SAFETY: as `nt`.
-    unsafe {
-        let row = (k.len() * size_of::<E>()).max(1);
-        let strips = rows.len().div_ceil(S::TILE.0);
-        let whole = rows.len() * row <= 40 * 1024;
-        // Rows of W that stay in the first-level cache while the rows of A pass; if they are too few, let A's tile
-        // stay there and W come from the second level. If all of A stays there, each tile of W passes once.
-        let fit = 28 * 1024 / row / NR * NR;
-        let nb = if whole {
-            S::TILE.1
-        } else if fit < 12 {
-            64
-        } else {
-            fit.min(64)
-        };
-        let mut j = cols.start;
-        while j < cols.end {
-            let jb = (j + nb).min(cols.end);
-            for s in 0..strips {
-                let i = rows.start + s * S::TILE.0;
-                // While few rows of A make memory the bottleneck, the strips share in fetching the next rows of W.
-                let ahead = (nb * g.ldw).max(FETCH / size_of::<E>());
-                let fetch = if strips <= 8 { Fetch { ahead, part: s, of: strips } } else { Fetch::NONE };
-                match (rows.end - i).min(S::TILE.0) {
-                    6 => strip::<S, E, 6>(g, i, j..jb, k.clone(), fetch),
-                    5 => strip::<S, E, 5>(g, i, j..jb, k.clone(), fetch),
-                    4 => strip::<S, E, 4>(g, i, j..jb, k.clone(), fetch),
-                    3 => strip::<S, E, 3>(g, i, j..jb, k.clone(), fetch),
-                    2 => strip::<S, E, 2>(g, i, j..jb, k.clone(), fetch),
-                    _ => strip::<S, E, 1>(g, i, j..jb, k.clone(), fetch),
+    let (size, strips) = (size_of::<E>(), rows.len().div_ceil(S::ROWS));
+    let row = (k.len() * size).max(1);
+    // Rows of W that stay in the first-level cache while the rows of A pass; if they are too few, let A's strip
+    // stay there and W come from the second level. If all of A stays there, each tile of W passes once.
+    let fit = 28 * 1024 / row / NR * NR;
+    let near = rows.len() * row <= 32 * 1024;
+    let nb = if near {
+        NR
+    } else if fit < 12 {
+        64
+    } else {
+        fit.min(64)
+    };
+    // Rows that are summed in one block lie one behind the other.
+    let whole = k.len() == g.ldw;
+    // While few rows of A make memory the bottleneck, the strips share in fetching the next rows of W.
+    let ahead = if near { NEXT } else { (nb * g.ldw * size).max(8 * NEXT) };
+    let mut j = cols.start;
+    while j < cols.end {
+        let jb = (j + nb).min(cols.end);
+        for s in 0..strips {
+            let i = rows.start + s * S::ROWS;
+            let fetch = match strips {
+                1 => Fetch { ahead, rows: NR, pages: whole },
+                2..=8 if s < NR => Fetch { ahead: ahead + s * g.ldw * size, rows: 1, pages: whole && s == 0 },
+                _ => Fetch::NONE,
+            };
+            // SAFETY: as `nt`.
+            unsafe {
+                match ((rows.end - i).min(S::ROWS), near || !whole) {
+                    (8, true) => strip::<S, E, 8, true>(g, i, j..jb, k.clone(), fetch),
+                    (8, false) => strip::<S, E, 8, false>(g, i, j..jb, k.clone(), fetch),
+                    (7, _) => strip::<S, E, 7, true>(g, i, j..jb, k.clone(), fetch),
+                    (6, _) => strip::<S, E, 6, true>(g, i, j..jb, k.clone(), fetch),
+                    (5, _) => strip::<S, E, 5, true>(g, i, j..jb, k.clone(), fetch),
+                    (4, _) => strip::<S, E, 4, true>(g, i, j..jb, k.clone(), fetch),
+                    (3, _) => strip::<S, E, 3, true>(g, i, j..jb, k.clone(), fetch),
+                    (2, _) => strip::<S, E, 2, true>(g, i, j..jb, k.clone(), fetch),
+                    _ => strip::<S, E, 1, true>(g, i, j..jb, k.clone(), fetch),
                 }
             }
-            j = jb;
         }
+        j = jb;
     }
 }
 
-/// Prefetch of W, `ahead` elements on: part `part` of `of` of a tile's rows.
+/// Of W, while a strip is computed: `rows` rows for each tile, `ahead` bytes on, and their `pages` or not.
 #[derive(Clone, Copy)]
 struct Fetch {
     ahead: usize,
-    part: usize,
-    of: usize,
+    rows: usize,
+    pages: bool,
 }
 
 impl Fetch {
-    const NONE: Fetch = Fetch { ahead: 0, part: 0, of: usize::MAX };
+    const NONE: Fetch = Fetch { ahead: 0, rows: 0, pages: false };
 }
 
-/// One or two rows of A: W comes from memory, which is fastest from several distant places at once.
+/// `M` rows of A against the rows `cols` of W; those that are fetched go to the first-level cache if they are `NEAR`.
 #[inline(always)]
-unsafe fn stream<S: Simd, E: Elem>(g: &Nt<E>, rows: Range<usize>, cols: Range<usize>, k: Range<usize>) {
-    let step = cols.len() / STREAMS;
-    // SAFETY: as `nt`.
-    unsafe {
-        for j in cols.start..cols.start + step {
-            match rows.len() {
-                1 => tile::<S, E, 1, STREAMS>(g, rows.start, j, step, k.clone(), Fetch::NONE),
-                _ => tile::<S, E, 2, STREAMS>(g, rows.start, j, step, k.clone(), Fetch::NONE),
-            }
-        }
-        let rest = cols.start + step * STREAMS..cols.end;
-        match rows.len() {
-            1 => strip::<S, E, 1>(g, rows.start, rest, k, Fetch::NONE),
-            _ => strip::<S, E, 2>(g, rows.start, rest, k, Fetch::NONE),
-        }
-    }
-}
-
-/// `M` rows of A against the rows `cols` of W.
-#[inline(always)]
-unsafe fn strip<S: Simd, E: Elem, const M: usize>(
+unsafe fn strip<S: Simd, E: Elem, const M: usize, const NEAR: bool>(
     g: &Nt<E>,
     i: usize,
     cols: Range<usize>,
@@ -166,29 +158,66 @@ unsafe fn strip<S: Simd, E: Elem, const M: usize>(
     // SAFETY: as `nt`.
     unsafe {
         let mut j = cols.start;
-        while j + S::TILE.1 <= cols.end {
-            match S::TILE.1 {
-                NR => tile::<S, E, M, NR>(g, i, j, 1, k.clone(), fetch),
-                _ => tile::<S, E, M, 2>(g, i, j, 1, k.clone(), fetch),
+        while j + NR <= cols.end {
+            let next = g.w.wrapping_add(j * g.ldw).wrapping_byte_add(fetch.ahead);
+            if fetch.pages {
+                touch::<S>(next.wrapping_byte_add(PAGES).cast(), NR * g.ldw * size_of::<E>());
             }
-            j += S::TILE.1;
+            match fetch.rows {
+                0 => tile::<S, E, M, NR, 0, NEAR>(g, i, j, 1, k.clone(), next),
+                1 => tile::<S, E, M, NR, 1, NEAR>(g, i, j, 1, k.clone(), next),
+                _ => tile::<S, E, M, NR, 2, NEAR>(g, i, j, 1, k.clone(), next),
+            }
+            j += NR;
         }
-        while j < cols.end {
-            tile::<S, E, M, 1>(g, i, j, 1, k.clone(), Fetch::NONE);
-            j += 1;
+        if j < cols.end {
+            tile::<S, E, M, 1, 0, NEAR>(g, i, j, 1, k, std::ptr::null());
         }
     }
 }
 
-/// `M` rows of A from `i` against `N` rows of W (`j`, `j + step`, …), over the columns `k`.
+/// Fetches a line of each page that begins in the `bytes` from `p` on.
 #[inline(always)]
-unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
+unsafe fn touch<S: Simd>(p: *const u8, bytes: usize) {
+    let mut at = p.addr().next_multiple_of(PAGE) - p.addr();
+    while at < bytes {
+        // SAFETY: fetching touches no memory.
+        unsafe { S::prefetch(p.wrapping_add(at)) };
+        at += PAGE;
+    }
+}
+
+/// One or two rows of A: W comes from memory, which is fastest from several distant places at once.
+#[inline(always)]
+unsafe fn stream<S: Simd, E: Elem>(g: &Nt<E>, rows: Range<usize>, cols: Range<usize>, k: Range<usize>) {
+    let (step, none) = (cols.len() / STREAMS, std::ptr::null());
+    // SAFETY: as `nt`.
+    unsafe {
+        for j in cols.start..cols.start + step {
+            match rows.len() {
+                1 => tile::<S, E, 1, STREAMS, 0, true>(g, rows.start, j, step, k.clone(), none),
+                _ => tile::<S, E, 2, STREAMS, 0, true>(g, rows.start, j, step, k.clone(), none),
+            }
+        }
+        for j in cols.start + step * STREAMS..cols.end {
+            match rows.len() {
+                1 => tile::<S, E, 1, 1, 0, true>(g, rows.start, j, 1, k.clone(), none),
+                _ => tile::<S, E, 2, 1, 0, true>(g, rows.start, j, 1, k.clone(), none),
+            }
+        }
+    }
+}
+
+/// `M` rows of A from `i` against `N` rows of W (`j`, `j + step`, …), over the columns `k`. Meanwhile fetches those columns of
+/// `F` rows from `next` on, if they are `NEAR` to the first-level cache.
+#[inline(always)]
+unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize, const F: usize, const NEAR: bool>(
     g: &Nt<E>,
     i: usize,
     j: usize,
     step: usize,
     cols: Range<usize>,
-    fetch: Fetch,
+    next: *const E,
 ) {
     // SAFETY: as `nt`; loads of the last partial vector are masked.
     unsafe {
@@ -196,7 +225,6 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
         let w = g.w.add(j * g.ldw);
         let ws = step * g.ldw;
         let lanes = L * E::R;
-        let fetched = fetch.part * N / fetch.of..(fetch.part + 1) * N / fetch.of;
         let mut acc = [[S::splat(0.0); N]; M];
         let mut k = cols.start;
         while k + lanes <= cols.end {
@@ -204,8 +232,9 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
             for (c, x) in wv.iter_mut().enumerate() {
                 *x = S::load_i(w.add(c * ws + k).cast());
             }
-            for c in fetched.clone() {
-                S::prefetch(w.wrapping_add(c * ws + k + fetch.ahead).cast());
+            for f in 0..F {
+                let line = next.wrapping_add(f * g.ldw + k).cast();
+                if NEAR { S::prefetch(line) } else { S::prefetch_far(line) }
             }
             for r in 0..M {
                 let av = S::load_i(a[r].add(k).cast());
@@ -228,56 +257,53 @@ unsafe fn tile<S: Simd, E: Elem, const M: usize, const N: usize>(
                 }
             }
         }
-        let mut total = [[0.0f32; N]; M];
-        lane_sums::<S, M, N>(&acc, &mut total);
+        let c = g.c.add(i * g.ldc + j);
         let add = cols.start > 0;
         let bias = g.bias.filter(|_| cols.end == g.k);
+        let mut total = [[0.0f32; N]; M];
+        if M * N >= L / 2 {
+            let sums = lane_sums::<S, M, N>(&acc);
+            // Not through memory where it can be helped: what is read back waits until every store before it is done.
+            if !add && bias.is_none() {
+                for r in 0..M {
+                    S::store_apart::<N>(c.add(r * g.ldc), step, sums, r * N);
+                }
+                return;
+            }
+            S::store_n(total.as_mut_ptr().cast(), M * N, sums);
+        } else {
+            for (total, acc) in total.iter_mut().zip(&acc) {
+                for (total, &x) in total.iter_mut().zip(acc) {
+                    *total = S::sum(x);
+                }
+            }
+        }
         for (r, total) in total.iter().enumerate() {
-            let c = g.c.add((i + r) * g.ldc + j);
             for (s, &x) in total.iter().enumerate() {
-                let c = c.add(s * step);
+                let (c, j) = (c.add(r * g.ldc + s * step), j + s * step);
                 let x = if add { *c + x } else { x };
                 *c = match bias {
                     None => x,
-                    Some(Mat::F32(b)) => x + b[j + s * step],
-                    Some(Mat::Bf16(b)) => x + b[j + s * step].to_f32(),
+                    Some(Mat::F32(b)) => x + b[j],
+                    Some(Mat::Bf16(b)) => x + b[j].to_f32(),
                 };
             }
         }
     }
 }
 
-/// The lanes of each accumulator summed, four rows by four columns at a time.
+/// The lanes of each accumulator summed, of 8 to 16, row by row.
 #[inline(always)]
-unsafe fn lane_sums<S: Simd, const M: usize, const N: usize>(
-    acc: &[[S::F; N]; M],
-    total: &mut [[f32; N]; M],
-) {
-    // SAFETY: only lane arithmetic.
-    unsafe {
-        if N.is_multiple_of(4) && M > 1 {
-            for r in (0..M).step_by(4) {
-                for c in (0..N).step_by(4) {
-                    // A missing row repeats the last one, which costs the same or less.
-                    let x: [S::F; 16] = std::array::from_fn(|i| acc[(r + i % 4).min(M - 1)][c + i / 4]);
-                    let mut sums = [0.0; 16];
-                    S::store(sums.as_mut_ptr(), S::sums(x));
-                    for (i, &s) in sums.iter().enumerate().take(4 * (M - r).min(4)) {
-                        total[r + i / 4][c + i % 4] = s;
-                    }
-                }
-            }
-        } else if N == 8 {
-            let x: [S::F; 16] = std::array::from_fn(|i| acc[0][(4 * (i % 2) + i / 4) % N]);
-            let mut sums = [0.0; 16];
-            S::store(sums.as_mut_ptr(), S::sums(x));
-            total[0].copy_from_slice(&sums[..N]);
-        } else {
-            for (total, acc) in total.iter_mut().zip(acc) {
-                for (total, &x) in total.iter_mut().zip(acc) {
-                    *total = S::sum(x);
-                }
-            }
-        }
+unsafe fn lane_sums<S: Simd, const M: usize, const N: usize>(acc: &[[S::F; N]; M]) -> S::F {
+    // Named one by one: indexed in a loop, accumulators would go through memory. What is missing repeats the last one.
+    macro_rules! in_places {
+        ($($i:literal)*) => {
+            [$({
+                let place = (4 * ($i % 4) + $i / 4).min(M * N - 1);
+                acc[place / N][place % N]
+            }),*]
+        };
     }
+    // SAFETY: only lane arithmetic.
+    unsafe { S::sums(in_places!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)) }
 }

@@ -24,7 +24,7 @@ pub fn dot_bf16(steps: usize) -> Option<u64> {
 multiversion! {
     unsafe fn chains_f32<S>(steps: usize) -> u64 {
         // Enough accumulators to hide an addition's latency, few enough to stay in the set's registers.
-        if S::TILE.0 * S::TILE.1 >= 12 { chains::<S, 12, false>(steps) } else { chains::<S, 6, false>(steps) }
+        if S::ROWS > 3 { chains::<S, 12, false>(steps) } else { chains::<S, 6, false>(steps) }
     }
 }
 

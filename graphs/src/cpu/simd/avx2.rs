@@ -81,7 +81,7 @@ unsafe fn dot2(acc: __m256, a: __m256i, b: __m256i) -> __m256 {
 unsafe impl Simd for Avx2 {
     type F = F;
     type I = I;
-    const TILE: (usize, usize) = (3, 2);
+    const ROWS: usize = 3;
     const OUTER: (usize, usize) = (4, 1);
 
     #[inline(always)]
@@ -276,5 +276,9 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

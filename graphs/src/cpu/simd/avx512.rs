@@ -80,7 +80,7 @@ fn mask32(n: usize) -> u32 {
 unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type I = __m512i;
-    const TILE: (usize, usize) = (6, 4);
+    const ROWS: usize = 8;
     const OUTER: (usize, usize) = (8, 3);
 
     #[inline(always)]
@@ -160,6 +160,26 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
             let q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps::<1>(h));
             let p = _mm_add_ps(q, _mm_movehdup_ps(q));
             _mm_cvtss_f32(_mm_add_ss(p, _mm_movehl_ps(p, p)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_apart<const N: usize>(p: *mut f32, step: usize, x: __m512, first: usize) {
+        unsafe {
+            for i in 0..N {
+                let quarter = match (first + i) / 4 {
+                    0 => _mm512_castps512_ps128(x),
+                    1 => _mm512_extractf32x4_ps::<1>(x),
+                    2 => _mm512_extractf32x4_ps::<2>(x),
+                    _ => _mm512_extractf32x4_ps::<3>(x),
+                };
+                let lane = match (first + i) % 4 {
+                    0 => _mm_extract_ps::<0>(quarter),
+                    1 => _mm_extract_ps::<1>(quarter),
+                    2 => _mm_extract_ps::<2>(quarter),
+                    _ => _mm_extract_ps::<3>(quarter),
+                };
+                p.add(i * step).cast::<i32>().write(lane);
+            }
         }
     }
     #[inline(always)]
@@ -293,5 +313,9 @@ unsafe impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

@@ -30,8 +30,8 @@ pub(super) const L: usize = 16;
 pub(super) unsafe trait Simd: Copy {
     type F: Copy;
     type I: Copy;
-    /// Rows of either operand in a product's tile, such that its accumulators stay in registers.
-    const TILE: (usize, usize);
+    /// Rows of a product's tile with two columns, such that its accumulators stay in registers: 8 or 3.
+    const ROWS: usize;
     /// Rows and vectors of columns in a tile of outer products: 8 or 4, and at most 3.
     const OUTER: (usize, usize);
 
@@ -62,6 +62,18 @@ pub(super) unsafe trait Simd: Copy {
     /// The sum of the lanes, in the order of [`sums`](Simd::sums).
     unsafe fn sum(x: Self::F) -> f32;
     unsafe fn max_lane(x: Self::F) -> f32;
+    /// `N` lanes of `x` from lane `first` on, `step` values apart from `p` on. `first` is known when this is compiled.
+    #[inline(always)]
+    unsafe fn store_apart<const N: usize>(p: *mut f32, step: usize, x: Self::F, first: usize) {
+        let mut lanes = [0.0; L];
+        // SAFETY: lanes have room; the places are the caller's.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), x);
+            for i in 0..N {
+                *p.add(i * step) = lanes[first + i];
+            }
+        }
+    }
 
     unsafe fn load_i(p: *const u32) -> Self::I;
     unsafe fn load_i_n(p: *const u32, n: usize) -> Self::I;
@@ -98,6 +110,8 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn pair_high(a: Self::F, b: Self::F) -> Self::I;
     /// Fetches the cache line of `p`, which may be any address.
     unsafe fn prefetch(p: *const u8);
+    /// As `prefetch`, but only to the second-level cache.
+    unsafe fn prefetch_far(p: *const u8);
 }
 
 /// Compiles `unsafe fn name<S: Simd, ..>(..)` for each instruction set and calls the current one.

@@ -31,7 +31,7 @@ fn widen(x: u16) -> f32 {
 unsafe impl Simd for Portable {
     type F = F;
     type I = I;
-    const TILE: (usize, usize) = (6, 4);
+    const ROWS: usize = 3;
     const OUTER: (usize, usize) = (4, 1);
 
     #[inline(always)]
@@ -184,4 +184,6 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
+    unsafe fn prefetch_far(_: *const u8) {}
 }
