@@ -104,17 +104,8 @@ impl Size {
     /// The number at run time.
     #[inline]
     pub fn at(self, e: Extent) -> usize {
-        let mut n = self.coef;
-        for _ in 0..self.tokens {
-            n *= e.tokens;
-        }
-        for _ in 0..self.rows {
-            n *= e.rows;
-        }
-        for _ in 0..self.distinct {
-            n *= e.distinct;
-        }
-        n
+        let powers = [(e.tokens, self.tokens), (e.rows, self.rows), (e.distinct, self.distinct)];
+        powers.into_iter().fold(self.coef, |n, (base, exponent)| n * base.pow(exponent.into()))
     }
 }
 

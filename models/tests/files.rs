@@ -1,9 +1,12 @@
 //! Checkpoints and the live training copy on disk: what is read in place, what is refused, what survives a failure.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use common::floats;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use serde_json::json;
@@ -43,13 +46,6 @@ fn specs() -> Vec<ParamSpec> {
         ParamSpec::new("b_norm.weight", &[4]),
         ParamSpec::new("c.bias", &[2]),
     ]
-}
-
-fn floats(mat: Mat) -> Vec<f32> {
-    match mat {
-        Mat::F32(x) => x.to_vec(),
-        Mat::Bf16(x) => x.iter().map(|v| v.to_f32()).collect(),
-    }
 }
 
 /// A checkpoint of `specs` that mixes dtypes.

@@ -175,7 +175,8 @@ pub fn check(dir: &Path) -> Result<Report, CheckError> {
 /// Epsilons above which a gradient's size settles AdamW's first update.
 const SETTLED: f64 = 100.0;
 
-/// The parameters after the step: some whole, where their gradients settle the update, the embedding's first rows, and every one's sum and norm.
+/// The parameters after the step: some whole, where their gradients settle the update, the embedding's first rows, and every
+/// one's sum and norm.
 fn updated(
     golden: &Golden,
     constants: &AdamW,

@@ -14,7 +14,8 @@ use std::ops::Range;
 
 /// Bytes of a row summed in one accumulator before its lanes are added: a tile's rows then fit the first-level cache.
 const KC_BYTES: usize = 4096;
-/// Rows of W in a tile. With eight of A its sums are the 16 that one tree over lanes adds up.
+/// Rows of A in the largest tile, and of W in any: its sums are the 16 that one tree over lanes adds up.
+const MR: usize = 8;
 const NR: usize = 2;
 /// Rows of W read at once when few rows of A leave memory the bottleneck.
 const STREAMS: usize = 8;
@@ -56,10 +57,10 @@ impl Cut {
         let threads = par::threads(ns);
         // Rows of A that stay in the second-level cache, then enough pieces of W to share out.
         let row = (k * size).clamp(1, KC_BYTES);
-        let rows = m.div_ceil((384 * 1024 / row).max(48));
+        let rows = m.div_ceil((384 * 1024 / row).max(6 * MR));
         // Many rows are shared out as rows, as by every other kernel: a thread then finds in its cache what it wrote.
-        let rows = if threads > 1 && m >= 96 * threads { rows.max(4 * threads) } else { rows };
-        let mc = m.div_ceil(rows).next_multiple_of(8);
+        let rows = if threads > 1 && m >= 12 * MR * threads { rows.max(4 * threads) } else { rows };
+        let mc = m.div_ceil(rows).next_multiple_of(MR);
         let want = if threads == 1 { 1 } else { (8 * threads).div_ceil(rows).min(ns / 8_000 + threads) };
         Cut { threads, mc, nc: n.div_ceil(want).next_multiple_of(16) }
     }

@@ -32,7 +32,7 @@ pub(super) struct Pass {
     positions: U32Input,
     predicting: U32Input,
     /// The different tokens, and which of them each token is, where they are few.
-    distinct: Option<[U32Input; 2]>,
+    distinct: Option<(U32Input, U32Input)>,
     targets: Option<U32Input>,
     inv_temperature: Option<F32Input>,
     weights: Option<F32Input>,
@@ -85,10 +85,7 @@ impl Pass {
             ids: plan.u32_input("ids")?,
             positions: plan.u32_input("positions")?,
             predicting: plan.u32_input("rows")?,
-            distinct: match (plan.u32_input("distinct"), plan.u32_input("which")) {
-                (Ok(ids), Ok(which)) => Some([ids, which]),
-                _ => None,
-            },
+            distinct: plan.u32_input("distinct").ok().zip(plan.u32_input("which").ok()),
             targets: plan.u32_input("targets").ok(),
             inv_temperature: plan.f32_input("inv_temperature").ok(),
             weights: plan.f32_input("weights").ok(),
@@ -139,8 +136,8 @@ impl Pass {
             .u32(self.ids, ids)
             .u32(self.positions, positions)
             .u32(self.predicting, predicting);
-        if let Some(inputs) = self.distinct {
-            b = b.distinct(distinct.len()).u32(inputs[0], distinct).u32(inputs[1], which);
+        if let Some((ids, each)) = self.distinct {
+            b = b.distinct(distinct.len()).u32(ids, distinct).u32(each, which);
         }
         if let Some(grads) = grads {
             b = b.grads(grads);

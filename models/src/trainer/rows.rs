@@ -152,13 +152,15 @@ impl Rows {
     }
 
     fn clear(&mut self) {
-        [&mut self.ids, &mut self.positions, &mut self.predicting, &mut self.targets]
-            .into_iter()
-            .chain([&mut self.distinct, &mut self.which])
-            .for_each(Vec::clear);
-        self.weights.clear();
+        self.ids.clear();
         self.segments.clear();
+        self.positions.clear();
+        self.predicting.clear();
         self.scored.clear();
+        self.targets.clear();
+        self.weights.clear();
+        self.distinct.clear();
+        self.which.clear();
         self.sequences.clear();
     }
 }

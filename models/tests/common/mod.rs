@@ -10,6 +10,7 @@ use toolsmith_models::{
     fetch,
     live::{Format, TrainingState},
     trainer::{Activations, Head, Trainer, TrainerOptions},
+    weights::Mat,
 };
 
 /// SmolLM2-135M-Instruct: `$TOOLSMITH_SMOLLM2`, or the file that `toolsmith fetch smollm2` gets. Where there is none, says
@@ -33,6 +34,14 @@ pub fn packed(sequences: &[Vec<u32>]) -> TrainBatch {
         lens: sequences.iter().map(Vec::len).collect(),
         tokens,
         columns: vec![],
+    }
+}
+
+/// A parameter's numbers.
+pub fn floats(mat: Mat) -> Vec<f32> {
+    match mat {
+        Mat::F32(x) => x.to_vec(),
+        Mat::Bf16(x) => x.iter().map(|v| v.to_f32()).collect(),
     }
 }
 
